@@ -1,0 +1,267 @@
+"""What every node shares: validated parameters, autostart, diagnostics at 1 Hz, one clean way in and out."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.executors import ExternalShutdownException
+from rclpy.experimental.events_executor import EventsExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+
+from wm_ros.contract import schema
+from wm_ros.contract.errors import UserError
+
+SENSOR_QOS = qos_profile_sensor_data
+LOCKSTEP_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
+COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
+LATCHED_QOS = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL, history=HistoryPolicy.KEEP_LAST
+)
+SEGMENT_QOS = QoSProfile(
+    depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL, history=HistoryPolicy.KEEP_LAST
+)
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+
+@dataclass(frozen=True)
+class Param:
+    """A declared parameter: its default, what it means, and the range or choices it must be in."""
+
+    default: Any
+    description: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+    """May be changed while the node is active; others need a deactivated, cleaned-up node."""
+
+
+COMMON = {
+    "contract": Param("cartpole_swingup", "Contract: a YAML file, or the name of a shipped contract"),
+    "autostart": Param(True, "Configure and activate by itself"),
+    "mode": Param("realtime", "realtime: the steady clock paces; lockstep: every step waits for its command", choices=("realtime", "lockstep")),
+    "seed": Param(0, "Seed of every random draw of this node", low=0, high=2**31 - 1),
+}
+
+
+def sensor_qos(mode: str) -> QoSProfile:
+    """QoS of sensor topics: nothing may be lost in lockstep, nothing may wait in real time."""
+    return LOCKSTEP_QOS if mode == "lockstep" else SENSOR_QOS
+
+
+class WmNode(LifecycleNode):
+    """Base of all nodes.
+
+    A subclass gives `parameters`, and fills in `configure`, `activate`, `deactivate`, `cleanup` and `diagnose`. UserError from `configure` or
+    `activate` is logged as one line and fails the transition.
+    """
+
+    parameters: Mapping[str, Param] = {}
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._declared = {**COMMON, **self.parameters}
+        for key, param in self._declared.items():
+            self.declare_parameter(key, param.default, _descriptor(param))
+        self.add_on_set_parameters_callback(self._check_parameters)
+        self.contract: schema.Contract
+        self.active = False
+        self._diagnostics_publisher: Any = None
+        self._diagnostics_timer: Any = None
+
+    # ---- for subclasses -------------------------------------------------------------------------------------------
+
+    def configure(self) -> None:
+        """Reads parameters, loads files, makes publishers, subscriptions and services."""
+
+    def activate(self) -> None:
+        """Starts working."""
+
+    def deactivate(self) -> None:
+        """Stops working; safe to call at any time."""
+
+    def cleanup(self) -> None:
+        """Drops what `configure` made beyond ROS entities; safe to call twice."""
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
+        """(level, message, key values) for the 1 Hz diagnostics."""
+        return OK, "active" if self.active else "inactive", {}
+
+    def param(self, name: str) -> Any:
+        """Current value of a parameter."""
+        return self.get_parameter(name).value
+
+    @property
+    def lockstep(self) -> bool:
+        return bool(self.param("mode") == "lockstep")
+
+    # ---- lifecycle ------------------------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        def work() -> None:
+            self.contract = schema.load(self.param("contract"))
+            self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "diagnostics", 10)
+            self._diagnostics_timer = self.create_timer(1.0, self._publish_diagnostics)
+            self.configure()
+
+        return self._transition("configure", work)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        def work() -> None:
+            self.activate()
+            self.active = True
+
+        result = self._transition("activate", work)
+        return super().on_activate(state) if result == TransitionCallbackReturn.SUCCESS else result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.active = False
+        self.deactivate()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._drop()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """Deactivates and cleans up, from any state."""
+        if self.active:
+            self.active = False
+            self.deactivate()
+        self._drop()
+
+    def _drop(self) -> None:
+        self.cleanup()
+        for entities, destroy in (
+            (list(self.subscriptions), self.destroy_subscription),
+            (list(self.timers), self.destroy_timer),
+        ):
+            for entity in entities:
+                destroy(entity)
+
+    def _transition(self, what: str, work: Callable[[], None]) -> TransitionCallbackReturn:
+        try:
+            work()
+        except UserError as error:
+            for line in str(error).splitlines():
+                self.get_logger().error(f"cannot {what}: {line}")
+            self._drop()
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    # ---- parameters and diagnostics -------------------------------------------------------------------------------
+
+    def _check_parameters(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
+        for parameter in parameters:
+            declared = self._declared.get(parameter.name)
+            if declared is None:
+                continue
+            if declared.choices and parameter.value not in declared.choices:
+                return SetParametersResult(
+                    successful=False, reason=f"{parameter.name}: {parameter.value!r} is none of {', '.join(declared.choices)}"
+                )
+            if self.active and not declared.live:
+                return SetParametersResult(successful=False, reason=f"{parameter.name}: deactivate and clean up the node before changing it")
+        return SetParametersResult(successful=True)
+
+    def _publish_diagnostics(self) -> None:
+        level, message, values = self.diagnose()
+        status = DiagnosticStatus(
+            level=level,
+            name=self.get_fully_qualified_name().lstrip("/"),
+            message=message,
+            hardware_id=self.contract.robot,
+            values=[KeyValue(key=k, value=f"{v:.6g}" if isinstance(v, float) else str(v)) for k, v in values.items()],
+        )
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics_publisher.publish(array)
+
+
+def _descriptor(param: Param) -> ParameterDescriptor:
+    descriptor = ParameterDescriptor(description=param.description)
+    if param.low is not None and param.high is not None:
+        if isinstance(param.default, int) and not isinstance(param.default, bool):
+            descriptor.integer_range = [IntegerRange(from_value=int(param.low), to_value=int(param.high), step=0)]
+        else:
+            descriptor.floating_point_range = [FloatingPointRange(from_value=float(param.low), to_value=float(param.high), step=0.0)]
+    if param.choices:
+        descriptor.additional_constraints = "one of " + ", ".join(param.choices)
+    return descriptor
+
+
+def steady_ns() -> int:
+    """The steady clock, in nanoseconds."""
+    return time.monotonic_ns()
+
+
+def run(make: Callable[[], WmNode]) -> None:
+    """Runs one node until Ctrl-C, SIGTERM or shutdown, and leaves with a status: 0 stopped, 2 the user's fault.
+
+    The node is brought up by itself where `autostart` says so. SIGINT and SIGTERM deactivate it first, so that files are closed.
+    """
+    rclpy.init(signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
+    executor = EventsExecutor()
+    status = 0
+
+    stopping = False
+
+    def stop(signum: int, frame: Any) -> None:
+        nonlocal stopping
+        stopping = True
+
+    node = None
+    try:
+        node = make()
+        executor.add_node(node)
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
+        if node.param("autostart") and not _bring_up(node):
+            status = 2
+        else:
+            gc.collect()
+            gc.freeze()
+            # Not spin(): with the PyPI wheels of Kilted it delivers neither timers nor signals, spin_once() does both.
+            while not stopping and rclpy.ok():
+                executor.spin_once(0.1)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    finally:
+        if node is not None:
+            node.close()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status:
+        sys.exit(status)
+
+
+def _bring_up(node: WmNode) -> bool:
+    success = TransitionCallbackReturn.SUCCESS
+    return bool(node.trigger_configure() == success and node.trigger_activate() == success)
+
+
+def default_threads() -> int:
+    """Threads that one node may use for inference when nothing else is said: leave a core for the others."""
+    return max(1, (os.cpu_count() or 2) - 1)
