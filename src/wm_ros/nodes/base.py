@@ -6,7 +6,9 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException
 from rclpy.experimental.events_executor import EventsExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -66,7 +69,7 @@ class WmNode(LifecycleNode):
     """Base of all nodes.
 
     A subclass gives `parameters`, and fills in `configure`, `activate`, `deactivate`, `cleanup` and `diagnose`. UserError from `configure` or
-    `activate` is logged as one line and fails the transition.
+    `activate` is logged as one line and fails the transition; any other exception ends the node with status 1.
     """
 
     parameters: Mapping[str, Param] = {}
@@ -74,11 +77,14 @@ class WmNode(LifecycleNode):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._declared = {**COMMON, **self.parameters}
-        for key, param in self._declared.items():
-            self.declare_parameter(key, param.default, _descriptor(param))
-        self.add_on_set_parameters_callback(self._check_parameters)
-        self.contract: schema.Contract
         self.active = False
+        self.failure: BaseException | None = None
+        """An unexpected error in a transition or in a thread of this node: a fault of the program; it ends the process with status 1."""
+        # Before the declarations, so that overrides are checked too.
+        self.add_on_set_parameters_callback(self._check_parameters)
+        for key, param in self._declared.items():
+            self._declare(key, param)
+        self.contract: schema.Contract
         self._diagnostics_publisher: Any = None
         self._diagnostics_timer: Any = None
 
@@ -129,16 +135,14 @@ class WmNode(LifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.active = False
-        self.deactivate()
-        return super().on_deactivate(state)
+        result = self._transition("deactivate", self.deactivate)
+        return super().on_deactivate(state) if result == TransitionCallbackReturn.SUCCESS else result
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._drop()
-        return TransitionCallbackReturn.SUCCESS
+        return self._transition("clean up", self._drop)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.close()
-        return TransitionCallbackReturn.SUCCESS
+        return self._transition("shut down", self.close)
 
     def close(self) -> None:
         """Deactivates and cleans up, from any state."""
@@ -164,9 +168,27 @@ class WmNode(LifecycleNode):
                 self.get_logger().error(f"cannot {what}: {line}")
             self._drop()
             return TransitionCallbackReturn.FAILURE
+        except Exception as error:
+            # LifecycleNode would swallow it.
+            self.failure = error
+            return TransitionCallbackReturn.ERROR
         return TransitionCallbackReturn.SUCCESS
 
     # ---- parameters and diagnostics -------------------------------------------------------------------------------
+
+    def _declare(self, name: str, param: Param) -> None:
+        where = f"{self.get_name()}: parameter {name}"
+        try:
+            self.declare_parameter(name, param.default, _descriptor(param))
+        except InvalidParameterTypeException:
+            given = self._parameter_overrides[name].value
+            expected = type(param.default).__name__
+            hint = f": write {float(given)}" if isinstance(param.default, float) and isinstance(given, int) else ""
+            raise UserError(f"{where}: expected a value of type {expected}, got {given!r}{hint}") from None
+        except InvalidParameterValueException:
+            given = self._parameter_overrides[name].value
+            allowed = f"one of {', '.join(param.choices)}" if param.choices else f"within [{param.low}, {param.high}]"
+            raise UserError(f"{where}: {given!r} must be {allowed}") from None
 
     def _check_parameters(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
         for parameter in parameters:
@@ -213,48 +235,79 @@ def steady_ns() -> int:
 
 
 def run(make: Callable[[], WmNode]) -> None:
-    """Runs one node until Ctrl-C, SIGTERM or shutdown, and leaves with a status: 0 stopped, 2 the user's fault.
+    """Runs one node until Ctrl-C, SIGTERM or shutdown, and leaves with a status: 0 stopped, 1 a bug, 2 the user's fault.
 
     The node is brought up by itself where `autostart` says so. SIGINT and SIGTERM deactivate it first, so that files are closed.
     """
-    rclpy.init(signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
-    executor = EventsExecutor()
-    status = 0
-
+    node: WmNode | None = None
     stopping = False
+    status = 0
 
     def stop(signum: int, frame: Any) -> None:
         nonlocal stopping
         stopping = True
 
-    node = None
+    def thread_failed(args: threading.ExceptHookArgs) -> None:
+        if node is not None and args.exc_value is not None:
+            node.failure = args.exc_value
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    threading.excepthook = thread_failed
     try:
+        _init()
+        executor = EventsExecutor()
         node = make()
         executor.add_node(node)
-        signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGTERM, stop)
-        if node.param("autostart") and not _bring_up(node):
+        if node.param("autostart") and not _bring_up(node) and node.failure is None:
             status = 2
         else:
             gc.collect()
             gc.freeze()
             # Not spin(): with the PyPI wheels of Kilted it delivers neither timers nor signals, spin_once() does both.
-            while not stopping and rclpy.ok():
+            while not stopping and node.failure is None and rclpy.ok():
                 executor.spin_once(0.1)
+        if node.failure is not None:
+            raise node.failure
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
+    except Exception as error:
+        text = "".join(traceback.format_exception(error)).rstrip()
+        if node is None:
+            print(text, file=sys.stderr)
+        else:
+            node.get_logger().fatal(f"stopped by an unexpected error, please report it:\n{text}")
+        status = 1
     finally:
-        if node is not None:
-            node.close()
-            node.destroy_node()
-        rclpy.try_shutdown()
+        status = _leave(node) or status
     sys.stdout.flush()
     sys.stderr.flush()
     if status:
         sys.exit(status)
+
+
+def _init() -> None:
+    try:
+        rclpy.init(signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
+    except RuntimeError as error:
+        raise UserError(f"ROS arguments: {' '.join(str(error).split())}") from None
+
+
+def _leave(node: WmNode | None) -> int:
+    """Closes the node; 1 where that failed."""
+    status = 0
+    if node is not None:
+        try:
+            node.close()
+        except Exception as error:
+            node.get_logger().fatal("could not stop cleanly:\n" + "".join(traceback.format_exception(error)).rstrip())
+            status = 1
+        node.destroy_node()
+    rclpy.try_shutdown()
+    return status
 
 
 def _bring_up(node: WmNode) -> bool:

@@ -1,0 +1,70 @@
+"""Messages that several nodes send, built in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from numpy.typing import NDArray
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float32MultiArray, Float64MultiArray, MultiArrayDimension
+
+from wm_ros.contract.schema import Contract
+
+
+def time_message(stamp_ns: int) -> Time:
+    """Nanoseconds as a builtin_interfaces/Time."""
+    return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
+
+
+def command_message(contract: Contract, action: Any, stamp_ns: int, source: str) -> JointState:
+    """A command for the contract's joints.
+
+    Args:
+        contract: names the joints and which field is filled.
+        action: [A] in contract units.
+        stamp_ns: stamp of the observation that the action was computed from.
+        source: who computed it, for `header.frame_id`, such as `pets:3:1f2e3d4c`.
+    """
+    message = JointState(name=list(contract.action.names))
+    message.header.stamp = time_message(stamp_ns)
+    message.header.frame_id = source
+    setattr(message, contract.action.interface, [float(a) for a in action])
+    return message
+
+
+def _dimensions(shape: tuple[int, ...], labels: Sequence[str]) -> list[MultiArrayDimension]:
+    if len(shape) != len(labels):
+        raise ValueError(f"array {shape} needs {len(shape)} labels, got {list(labels)}")
+    # As std_msgs/MultiArrayLayout says: the stride of a dimension counts the values from it on.
+    strides = [int(np.prod(shape[i:])) for i in range(len(shape))]
+    return [MultiArrayDimension(label=label, size=size, stride=stride) for label, size, stride in zip(labels, shape, strides, strict=True)]
+
+
+def float32_array(array: NDArray[Any], *labels: str) -> Float32MultiArray:
+    """`array` as a row-major Float32MultiArray, one label per axis."""
+    message = Float32MultiArray(data=np.ascontiguousarray(array, dtype=np.float32).ravel())
+    message.layout.dim = _dimensions(array.shape, labels)
+    return message
+
+
+def float64_array(array: NDArray[Any], *labels: str) -> Float64MultiArray:
+    """`array` as a row-major Float64MultiArray, one label per axis."""
+    message = Float64MultiArray(data=np.ascontiguousarray(array, dtype=np.float64).ravel())
+    message.layout.dim = _dimensions(array.shape, labels)
+    return message
+
+
+def numpy_array(message: Float32MultiArray | Float64MultiArray) -> NDArray[Any]:
+    """The array in a row-major multi-array message.
+
+    Raises:
+        ValueError: the sizes in the layout do not fit the data.
+    """
+    shape = tuple(d.size for d in message.layout.dim)
+    data = np.asarray(message.data)
+    if int(np.prod(shape)) + message.layout.data_offset != data.size:
+        raise ValueError(f"layout {shape} with offset {message.layout.data_offset} does not fit {data.size} values")
+    return data[message.layout.data_offset :].reshape(shape)
