@@ -1,0 +1,227 @@
+"""Writes one MCAP file whose chunks are closed in time, so that a killed recorder loses at most the open one."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import lz4.frame
+import zstandard
+from mcap.data_stream import RecordBuilder
+from mcap.opcode import Opcode
+from mcap.records import Channel, ChunkIndex, DataEnd, Footer, Header, Metadata, MetadataIndex, Schema, Statistics, SummaryOffset
+
+MAGIC = b"\x89MCAP0\r\n"
+_MESSAGE = struct.Struct("<BQHIQQ")
+_CHUNK = struct.Struct("<QQQI")
+_INDEX_ENTRY = struct.Struct("<QQ")
+
+Compression = Literal["zstd", "lz4", "none"]
+
+
+@dataclass
+class _Chunk:
+    """The chunk that is being filled."""
+
+    records: bytearray
+    index: dict[int, bytearray]
+    start: int = 0
+    end: int = 0
+    messages: int = 0
+
+
+class McapWriter:
+    """Chunked MCAP, records as the specification says. After an OSError only `abandon` may be called.
+
+    mcap's own Writer closes chunks by size only; schemas and channels stand outside of the chunks here, so that a damaged chunk costs
+    nothing but itself.
+    """
+
+    def __init__(self, path: Path, library: str, compression: Compression = "zstd") -> None:
+        """Creates `path`.
+
+        Raises:
+            FileExistsError: there is such a file; nothing is overwritten.
+        """
+        self.path = path
+        self.messages = 0
+        self.start_time = 0
+        self.end_time = 0
+        self._compression = compression
+        self._zstd = zstandard.ZstdCompressor(level=1)
+        self._schemas: dict[int, Schema] = {}
+        self._channels: dict[int, Channel] = {}
+        self._counts: dict[int, int] = defaultdict(int)
+        self._chunks: list[ChunkIndex] = []
+        self._metadata: list[MetadataIndex] = []
+        self._chunk = _Chunk(bytearray(), {})
+        # Unbuffered: what was written has left the process, whatever happens to it.
+        self._file = open(path, "xb", buffering=0)  # noqa: SIM115
+        self._good = 0
+        builder = RecordBuilder()
+        builder.write(MAGIC)
+        Header(profile="ros2", library=library).write(builder)
+        self._write(builder.end())
+
+    @property
+    def bytes_written(self) -> int:
+        """Size of the file so far."""
+        return self._good
+
+    @property
+    def bytes_open(self) -> int:
+        """Uncompressed size of the open chunk."""
+        return len(self._chunk.records)
+
+    @property
+    def channel_counts(self) -> dict[int, int]:
+        """Channel id → messages."""
+        return dict(self._counts)
+
+    def add_metadata(self, name: str, values: dict[str, str]) -> None:
+        """Writes named key-value pairs, at once."""
+        builder = RecordBuilder()
+        Metadata(name=name, metadata=values).write(builder)
+        record = builder.end()
+        self._metadata.append(MetadataIndex(offset=self._good, length=len(record), name=name))
+        self._write(record)
+
+    def add_schema(self, name: str, encoding: str, text: str) -> int:
+        """Writes a schema, at once, and gives its id."""
+        schema = Schema(id=len(self._schemas) + 1, name=name, encoding=encoding, data=text.encode())
+        self._schemas[schema.id] = schema
+        builder = RecordBuilder()
+        schema.write(builder)
+        self._write(builder.end())
+        return schema.id
+
+    def add_channel(self, topic: str, schema_id: int, metadata: dict[str, str]) -> int:
+        """Writes a channel of CDR messages, at once, and gives its id."""
+        channel = Channel(id=len(self._channels) + 1, topic=topic, message_encoding="cdr", metadata=metadata, schema_id=schema_id)
+        self._channels[channel.id] = channel
+        self._counts[channel.id] = 0
+        builder = RecordBuilder()
+        channel.write(builder)
+        self._write(builder.end())
+        return channel.id
+
+    def add_message(self, channel_id: int, log_time: int, publish_time: int, data: bytes) -> None:
+        """Puts a message into the open chunk; times in nanoseconds."""
+        chunk = self._chunk
+        entries = chunk.index.get(channel_id)
+        if entries is None:
+            entries = chunk.index[channel_id] = bytearray()
+        entries += _INDEX_ENTRY.pack(log_time, len(chunk.records))
+        count = self._counts[channel_id]
+        chunk.records += _MESSAGE.pack(Opcode.MESSAGE, 22 + len(data), channel_id, count & 0xFFFFFFFF, log_time, publish_time)
+        chunk.records += data
+        if chunk.messages == 0:
+            chunk.start = chunk.end = log_time
+        elif log_time > chunk.end:
+            chunk.end = log_time
+        elif log_time < chunk.start:
+            chunk.start = log_time
+        chunk.messages += 1
+        self._counts[channel_id] = count + 1
+
+    def close_chunk(self) -> None:
+        """Compresses the open chunk and writes it with its index."""
+        chunk, self._chunk = self._chunk, _Chunk(bytearray(), {})
+        if not chunk.messages:
+            return
+        self.start_time = min(self.start_time, chunk.start) if self.messages else chunk.start
+        self.end_time = max(self.end_time, chunk.end)
+        self.messages += chunk.messages
+        name = "" if self._compression == "none" else self._compression
+        raw = bytes(chunk.records)
+        data = {"zstd": self._zstd.compress, "lz4": lz4.frame.compress, "none": bytes}[self._compression](raw)
+        encoded = name.encode()
+        body = _CHUNK.pack(chunk.start, chunk.end, len(raw), zlib.crc32(raw))
+        body += struct.pack("<I", len(encoded)) + encoded + struct.pack("<Q", len(data))
+        head = struct.pack("<BQ", Opcode.CHUNK, len(body) + len(data)) + body
+        start = self._good
+        offset = start + len(head) + len(data)
+        indexes, offsets = bytearray(), {}
+        for channel_id, entries in chunk.index.items():
+            offsets[channel_id] = offset + len(indexes)
+            indexes += struct.pack("<BQHI", Opcode.MESSAGE_INDEX, 6 + len(entries), channel_id, len(entries)) + entries
+        self._write(b"".join((head, data, indexes)))
+        self._chunks.append(
+            ChunkIndex(
+                chunk_length=len(head) + len(data),
+                chunk_start_offset=start,
+                compression=name,
+                compressed_size=len(data),
+                message_end_time=chunk.end,
+                message_index_length=len(indexes),
+                message_index_offsets=offsets,
+                message_start_time=chunk.start,
+                uncompressed_size=len(raw),
+            )
+        )
+
+    def close(self) -> None:
+        """Closes the chunk, writes the summary and the footer and gives the file to the disk."""
+        self.close_chunk()
+        builder = RecordBuilder()
+        DataEnd(0).write(builder)
+        self._write(builder.end())
+        summary_start = self._good
+        groups: list[tuple[Opcode, list[Schema] | list[Channel] | list[Statistics] | list[ChunkIndex] | list[MetadataIndex]]] = [
+            (Opcode.SCHEMA, list(self._schemas.values())),
+            (Opcode.CHANNEL, list(self._channels.values())),
+            (Opcode.STATISTICS, [self._statistics()]),
+            (Opcode.CHUNK_INDEX, self._chunks),
+            (Opcode.METADATA_INDEX, self._metadata),
+        ]
+        offsets = []
+        for opcode, records in groups:
+            begin = builder.count
+            for record in records:
+                record.write(builder)
+            if builder.count > begin:
+                offsets.append(SummaryOffset(opcode, summary_start + begin, builder.count - begin))
+        offset_start = summary_start + builder.count
+        for offset in offsets:
+            offset.write(builder)
+        summary = builder.end()
+        head = struct.pack("<BQQQ", Opcode.FOOTER, 20, summary_start, offset_start)
+        Footer(summary_start, offset_start, zlib.crc32(head, zlib.crc32(summary))).write(builder)
+        self._write(summary + builder.end() + MAGIC)
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Leaves the file as a killed recorder would, cut after its last whole record. For a full disk; raises nothing."""
+        if self._file.closed:
+            return
+        try:
+            self._file.truncate(self._good)
+        except OSError:
+            pass  # The torn record at the end is what readers expect of a killed recorder anyway.
+        finally:
+            self._file.close()
+
+    def _statistics(self) -> Statistics:
+        return Statistics(
+            attachment_count=0,
+            channel_count=len(self._channels),
+            channel_message_counts=dict(self._counts),
+            chunk_count=len(self._chunks),
+            message_count=self.messages,
+            metadata_count=len(self._metadata),
+            message_start_time=self.start_time,
+            message_end_time=self.end_time,
+            schema_count=len(self._schemas),
+        )
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while len(view):
+            view = view[self._file.write(view) :]
+        self._good += len(data)

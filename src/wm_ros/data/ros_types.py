@@ -1,0 +1,92 @@
+"""ROS 2 message definitions without ROS: schema texts, type hashes, CDR decoding."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from rosbags.interfaces import Nodetype
+from rosbags.serde import SerdeError
+from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from wm_ros.contract.errors import UserError
+
+__all__ = ["Nodetype", "SerdeError", "Typestore", "bag_store", "schema_text", "standard_store", "type_hash"]
+
+
+@lru_cache(maxsize=1)
+def standard_store() -> Typestore:
+    """The messages that ship with the newest ROS 2."""
+    return get_typestore(Stores.LATEST)
+
+
+@lru_cache(maxsize=256)
+def schema_text(message_type: str) -> str:
+    """The `ros2msg` text of a type with all the types in it, as rosbag2 puts it into a bag.
+
+    Raises:
+        UserError: the type is not known.
+    """
+    _known(message_type)
+    text, _ = standard_store().generate_msgdef(message_type, ros_version=2)
+    return text
+
+
+@lru_cache(maxsize=256)
+def type_hash(message_type: str) -> str:
+    """The type's REP 2016 hash, `RIHS01_…`.
+
+    Raises:
+        UserError: the type is not known.
+    """
+    _known(message_type)
+    return standard_store().hash_rihs01(message_type)
+
+
+def _known(message_type: str) -> None:
+    if message_type not in standard_store().fielddefs:
+        raise UserError(f"{message_type}: not a message type of a standard ROS 2 installation: remove its topic from the recording")
+
+
+def bag_store(definitions: dict[str, tuple[str, str]]) -> Typestore:
+    """A store in which a bag's own definitions come first.
+
+    Args:
+        definitions: message type → (`ros2msg` or `ros2idl`, text), from the bag.
+
+    Raises:
+        UserError: a definition cannot be read and the standard messages have no such type.
+    """
+    store = get_typestore(Stores.LATEST)
+    for message_type, (encoding, text) in definitions.items():
+        if not text:
+            continue
+        try:
+            if encoding == "ros2idl":
+                types = get_types_from_idl(text)
+            else:
+                types = get_types_from_msg(text, message_type)
+        except (TypesysError, ValueError, KeyError, RecursionError) as error:
+            if message_type in store.fielddefs:
+                continue
+            raise UserError(f"{message_type}: its definition in the bag cannot be read: {error}: record it again") from None
+        own = {name: definition for name, definition in types.items() if store.fielddefs.get(name) != definition}
+        for name in own:
+            store.fielddefs.pop(name, None)
+            store.types.pop(name, None)
+        if own:
+            store.register(own)
+    return store
+
+
+def deserialize(store: Typestore, raw: Any, message_type: str) -> Any:
+    """One message object from its CDR bytes.
+
+    Raises:
+        SerdeError: the bytes are no such message.
+    """
+    try:
+        return store.deserialize_cdr(raw, message_type)
+    except (IndexError, OverflowError, MemoryError, KeyError, AssertionError) as error:
+        raise SerdeError(f"not a {message_type}: {error}") from None
