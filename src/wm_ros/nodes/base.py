@@ -55,7 +55,7 @@ class Param:
 COMMON = {
     "contract": Param("cartpole_swingup", "Contract: a YAML file, or the name of a shipped contract"),
     "autostart": Param(True, "Configure and activate by itself"),
-    "mode": Param("realtime", "realtime: the steady clock paces; lockstep: every step waits for its command", choices=("realtime", "lockstep")),
+    "mode": Param("realtime", "realtime: steady clock; lockstep: each step waits for its command", choices=("realtime", "lockstep")),
     "seed": Param(0, "Seed of every random draw of this node", low=0, high=2**31 - 1),
 }
 
@@ -68,8 +68,8 @@ def sensor_qos(mode: str) -> QoSProfile:
 class WmNode(LifecycleNode):
     """Base of all nodes.
 
-    A subclass gives `parameters`, and fills in `configure`, `activate`, `deactivate`, `cleanup` and `diagnose`. UserError from `configure` or
-    `activate` is logged as one line and fails the transition; any other exception ends the node with status 1.
+    A subclass gives `parameters`, and fills in `configure`, `activate`, `deactivate`, `cleanup` and `diagnose`. UserError from `configure`
+    or `activate` is logged as one line and fails the transition; any other exception ends the node with status 1.
     """
 
     parameters: Mapping[str, Param] = {}
@@ -200,7 +200,8 @@ class WmNode(LifecycleNode):
                     successful=False, reason=f"{parameter.name}: {parameter.value!r} is none of {', '.join(declared.choices)}"
                 )
             if self.active and not declared.live:
-                return SetParametersResult(successful=False, reason=f"{parameter.name}: deactivate and clean up the node before changing it")
+                reason = f"{parameter.name}: deactivate and clean up the node before changing it"
+                return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
 
     def _publish_diagnostics(self) -> None:
