@@ -183,8 +183,8 @@ class Console:
 
     def _episodes(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), expand=True, header_style="dim", show_edge=False)
-        for name, justify in (("", "left"), ("return", "right")):
-            table.add_column(name, justify=justify, no_wrap=True)
+        table.add_column("", no_wrap=True)
+        table.add_column("return", justify="right", no_wrap=True)
         table.add_column("", no_wrap=True, ratio=1)
         for name in ("driver", "model error", "training", "plan p50 / p99"):
             table.add_column(name, justify="right", no_wrap=True)
@@ -276,6 +276,7 @@ def measured(value: float, form: str) -> Text:
 
 
 def latency(row: EpisodeRow) -> Text:
+    """Median and 99th percentile of the planner's latency in one episode."""
     if not math.isfinite(row.p50_ms):
         return measured(row.p50_ms, "")
     tail = f" / {row.p99_ms:.1f}" if math.isfinite(row.p99_ms) else ""
