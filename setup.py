@@ -13,6 +13,16 @@ def data_files(folder: str, *patterns: str) -> list[tuple[str, list[str]]]:
     return [(f"share/{PACKAGE}/{p.parent}", [str(p)]) for p in found]
 
 
+# The nodes' executables are plain files for lib/wm_ros, where `ros2 run` and launch files look for them. As console scripts pip would put
+# them into bin, and `logger` would hide the system's.
+EXECUTABLES = sorted(str(p) for p in Path("scripts").iterdir() if p.is_file())
+
+RUNTIME = ["numpy", "pydantic>=2.5", "PyYAML", "array-api-compat", "typing_extensions"]
+ROBOT = ["mcap", "zstandard", "lz4", "rosbags"]
+SIMULATION = ["mujoco>=3.2,<4"]
+TRAINING = ["torch>=2.6", "onnx", "onnxscript", "scipy", "safetensors"]
+VIEW = ["rich", "tyro", "matplotlib", "pillow"]
+
 setup(
     name=PACKAGE,
     version="0.1.0",
@@ -26,10 +36,22 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/wm_ros"]),
         (f"share/{PACKAGE}", ["package.xml"]),
+        (f"lib/{PACKAGE}", EXECUTABLES),
         *data_files("launch", "*.launch.py"),
         *data_files("config", "*.yaml", "*.rviz"),
         *data_files("sim", "*.xml", "*.png", "*.stl", "*.obj"),
     ],
+    entry_points={"console_scripts": ["wm-ros = wm_ros.cli.main:main"]},
+    install_requires=[*RUNTIME, *ROBOT, *SIMULATION, *VIEW],
+    extras_require={
+        "train": TRAINING,
+        "cpu": ["onnxruntime"],
+        "gpu": ["onnxruntime-gpu"],
+        # ROS 2 Kilted as wheels, for machines without a ROS 2 installation.
+        "ros": ["ros-rclpy[fastrtps]", "ros-kilted-common-interfaces", "ros-lifecycle-msgs", "ros-rosgraph-msgs"],
+        "test": ["pytest", "pytest-timeout", "hypothesis", "dm_control", "array_api_strict", "psutil"],
+        "lint": ["ruff", "mypy", "import-linter", "types-PyYAML"],
+    },
     zip_safe=False,
     python_requires=">=3.10",
 )
