@@ -98,7 +98,7 @@ class McapWriter:
         builder = RecordBuilder()
         schema.write(builder)
         self._write(builder.end())
-        return schema.id
+        return len(self._schemas)
 
     def add_channel(self, topic: str, schema_id: int, metadata: dict[str, str]) -> int:
         """Writes a channel of CDR messages, at once, and gives its id."""
@@ -108,7 +108,7 @@ class McapWriter:
         builder = RecordBuilder()
         channel.write(builder)
         self._write(builder.end())
-        return channel.id
+        return len(self._channels)
 
     def add_message(self, channel_id: int, log_time: int, publish_time: int, data: bytes) -> None:
         """Puts a message into the open chunk; times in nanoseconds."""

@@ -30,7 +30,7 @@ def schema_text(message_type: str) -> str:
     """
     _known(message_type)
     text, _ = standard_store().generate_msgdef(message_type, ros_version=2)
-    return text
+    return str(text)
 
 
 @lru_cache(maxsize=256)
@@ -41,7 +41,7 @@ def type_hash(message_type: str) -> str:
         UserError: the type is not known.
     """
     _known(message_type)
-    return standard_store().hash_rihs01(message_type)
+    return str(standard_store().hash_rihs01(message_type))
 
 
 def _known(message_type: str) -> None:
@@ -63,10 +63,7 @@ def bag_store(definitions: dict[str, tuple[str, str]]) -> Typestore:
         if not text:
             continue
         try:
-            if encoding == "ros2idl":
-                types = get_types_from_idl(text)
-            else:
-                types = get_types_from_msg(text, message_type)
+            types = get_types_from_idl(text) if encoding == "ros2idl" else get_types_from_msg(text, message_type)
         except (TypesysError, ValueError, KeyError, RecursionError) as error:
             if message_type in store.fielddefs:
                 continue

@@ -1,0 +1,328 @@
+"""Bags to episodes: the messages on the control period, with reward and termination computed anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wm_ros.contract import announcements, functions, schema
+from wm_ros.contract.announcements import EpisodeState
+from wm_ros.contract.assembler import encode
+from wm_ros.contract.errors import UserError
+from wm_ros.contract.schema import Channel, Contract, Feature
+from wm_ros.data.bag_reader import Bag
+from wm_ros.data.columns import ChannelColumns, ColumnDecoder
+from wm_ros.data.episode import Episode, Provenance
+from wm_ros.data.policy import sample
+from wm_ros.data.ros_types import SerdeError, Typestore, deserialize
+
+_NS = 1_000_000_000
+CLOCK_JUMP_NS = _NS
+"""Stamps that fall by more than this are a restarted clock, by less a disorder of messages."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """The columns of a bag that an episode needs."""
+
+    channels: dict[str, ChannelColumns]
+    """Contract channel name → its columns."""
+    command: ChannelColumns
+    """The action channel; raw [N, A]."""
+    states: tuple[EpisodeState, ...]
+    """What the episode manager announced, in order."""
+    provenance: Provenance
+
+
+def action_channel(contract: Contract) -> Channel:
+    """The command topic, read like a sensor."""
+    action = contract.action
+    return Channel(
+        name="action",
+        topic=action.topic,
+        type=action.type,
+        max_age_s=max(contract.safety.command_timeout_s, contract.control.period_s),
+        features=tuple(Feature(field=action.interface, joint=j.name, units=j.units) for j in action.joints),
+    )
+
+
+def check_contract(bag: Bag, contract: Contract, *, force: bool = False) -> None:
+    """Refuses a bag that was recorded under another contract; a bag without one passes.
+
+    Raises:
+        UserError: one line for every field that differs.
+    """
+    recorded_hash = bag.custom_data.get("wm_ros.contract_hash", "")
+    recorded = bag.contract
+    if recorded is not None:
+        recorded_hash = recorded.hash
+    if force or not recorded_hash or recorded_hash == contract.hash:
+        return
+    lines = [f"{bag.path}: recorded under another contract ({recorded_hash[:8]}, here {contract.hash[:8]}): record again, or force it"]
+    if recorded is not None:
+        lines += [f"{bag.path}: {line}" for line in schema.difference(contract, recorded)]
+    raise UserError("\n".join(lines))
+
+
+def read_recording(bag: Bag, contract: Contract, namespace: str = "", *, bulk: bool = True) -> Recording:
+    """Decodes the contract's channels, the commands and the episode announcements in one pass.
+
+    Raises:
+        UserError: a topic is not in the bag or has another type.
+    """
+    action = action_channel(contract)
+    store = bag.store()
+    decoders: dict[str, ColumnDecoder] = {}
+    topics: dict[str, list[str]] = {}
+    for channel in (*contract.observation, action):
+        name = bag.resolve(channel.topic, namespace)
+        if name is None:
+            there = ", ".join(sorted(bag.connections)) or "no topics"
+            raise UserError(f"{bag.path}: no topic {channel.topic} (channel {channel.name!r}), but {there}: correct the contract's topic")
+        found = bag.connections[name].type
+        if found != channel.type:
+            raise UserError(f"{bag.path}: {name} has type {found}, channel {channel.name!r} of the contract wants {channel.type}")
+        decoders[channel.name] = ColumnDecoder(channel, found, store)
+        topics.setdefault(name, []).append(channel.name)
+    episode_topic = bag.resolve("episode", namespace)
+    if episode_topic is not None and bag.connections[episode_topic].type != "std_msgs/msg/String":
+        episode_topic = None
+    states: list[EpisodeState] = []
+    for block in bag.blocks():
+        for key, connection in block.connections.items():
+            if connection.topic not in topics and connection.topic != episode_topic:
+                continue
+            rows = np.flatnonzero(block.channel == key)
+            for name in topics.get(connection.topic, []):
+                decoders[name].add(block, rows, bulk=bulk)
+            if connection.topic == episode_topic:
+                for row in rows:
+                    at = int(block.offset[row])
+                    states.append(_state(bag, store, block.buffer[at : at + int(block.length[row])]))
+    if not states and (noted := bag.custom_data.get("wm_ros.episode")):
+        states.append(announcements.read(EpisodeState, noted, f"{bag.path}: wm_ros.episode"))
+    custom = bag.custom_data
+    provenance = Provenance(
+        bag=str(bag.path),
+        contract_hash=contract.hash,
+        controller_sha256=custom.get("wm_ros.controller_sha256", ""),
+        controller_version=_integer(custom.get("wm_ros.controller_version", "")),
+    )
+    columns = {name: decoder.columns() for name, decoder in decoders.items()}
+    command = columns.pop("action")
+    return Recording(columns, command, tuple(states), provenance)
+
+
+def _state(bag: Bag, store: Typestore, raw: bytes) -> EpisodeState:
+    try:
+        text = deserialize(store, raw, "std_msgs/msg/String").data
+    except SerdeError as error:
+        raise UserError(f"{bag.path}: topic episode: {error}: leave the bag out") from None
+    return announcements.read(EpisodeState, text, f"{bag.path}: topic episode")
+
+
+def _integer(text: str) -> int:
+    return int(text) if text.lstrip("-").isdigit() and len(text) < 12 else -1
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of the robot's time that is cut into episodes."""
+
+    start_ns: int
+    end_ns: int
+    state: EpisodeState | None = None
+
+
+def episode_spans(states: tuple[EpisodeState, ...], last_ns: int) -> list[Span]:
+    """The spans that the episode manager announced.
+
+    An episode that never ended lasts as long as its data; a discarded one gives nothing.
+    """
+    running: dict[int, EpisodeState] = {}
+    spans: dict[int, Span] = {}
+    discarded: set[int] = set()
+    for state in states:
+        if state.start_stamp_ns:
+            # Keyed by start, so that a second episode of one number after a restart is another one.
+            running[state.start_stamp_ns] = state
+        if state.state == "discarded" or state.outcome == "discarded":
+            discarded.add(state.start_stamp_ns)
+    for start, state in running.items():
+        if start in discarded:
+            continue
+        end = state.end_stamp_ns if state.state == "ended" and state.end_stamp_ns else last_ns
+        if end > start:
+            spans[start] = Span(start, end, state)
+    return [spans[start] for start in sorted(spans)]
+
+
+def _ordered(columns: ChannelColumns) -> list[ChannelColumns]:
+    """The columns with rising stamps, cut where the robot's clock was set back.
+
+    A message older than its predecessor is left out, as the live assembler does.
+    """
+    pieces = []
+    begin = 0
+    while begin < len(columns):
+        stamp = columns.stamp[begin:]
+        newest = np.maximum.accumulate(stamp)
+        jumps = np.flatnonzero(newest - stamp > CLOCK_JUMP_NS)
+        count = int(jumps[0]) if len(jumps) else len(stamp)
+        keep = np.flatnonzero(stamp[:count] == newest[:count]) + begin
+        pieces.append(replace(columns, raw=columns.raw[keep], stamp=columns.stamp[keep], received=columns.received[keep]))
+        begin += count
+    return pieces
+
+
+def _between(pieces: list[ChannelColumns], start_ns: int, end_ns: int, margin_ns: int) -> ChannelColumns | None:
+    """The last piece that has samples in the span: after a clock was set back, the newer times count."""
+    for piece in reversed(pieces):
+        first, last = np.searchsorted(piece.stamp, (start_ns, end_ns + margin_ns), side="left")
+        if first < last or (first and start_ns - piece.stamp[first - 1] <= margin_ns):
+            return piece
+    return None
+
+
+def _free_spans(pieces: dict[str, list[ChannelColumns]], command: list[ChannelColumns]) -> list[Span]:
+    """Where every channel and the command have data, for a bag without announcements: one span for each life of the clock."""
+    lives = [p for p in next(iter(pieces.values())) if len(p)]
+    spans = []
+    for life in lives:
+        inside = []
+        for other in (*pieces.values(), command):
+            touching = [p for p in other if len(p) and p.received[0] <= life.received[-1] and p.received[-1] >= life.received[0]]
+            if not touching:
+                break
+            inside.append(touching[0])
+        else:
+            sensors, commands = inside[:-1], inside[-1]
+            ready = max(int(p.stamp[0]) for p in sensors)
+            # Ticks stand where the commands stand: their stamps are those of the observations they were computed from.
+            first = np.searchsorted(commands.stamp, ready, side="left")
+            if first < len(commands):
+                spans.append(Span(int(commands.stamp[first]), min(int(p.stamp[-1]) for p in sensors)))
+    return spans
+
+
+def _actions(
+    contract: Contract, commands: ChannelColumns | None, tick: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The command of every tick: the one stamped there, or the one before for as long as the actuator would hold it.
+
+    Returns:
+        [K, A] and which are valid [K].
+    """
+    size = contract.action_size
+    if commands is None or not len(commands):
+        return np.zeros((len(tick), size)), np.zeros(len(tick), np.bool_)
+    period = contract.control.period_ns
+    held = max(round(contract.safety.command_timeout_s * _NS), period)
+    newest = np.searchsorted(commands.stamp, tick + (period - 1) // 2, side="right") - 1
+    chosen = newest.clip(0)
+    valid = (newest >= 0) & (tick - commands.stamp[chosen] <= held)
+    return np.where(valid[:, None], commands.raw[chosen], 0.0), valid
+
+
+def episodes_of(recording: Recording, contract: Contract) -> list[Episode]:
+    """Cuts a recording into episodes: at announced ends, at gaps, at terminations.
+
+    The result has only whole steps: two observations, each with samples no older than its channel allows, and the command between them.
+    """
+    period = contract.control.period_ns
+    pieces = {name: _ordered(columns) for name, columns in recording.channels.items()}
+    command = _ordered(recording.command)
+    last = max((int(p.stamp[-1]) for parts in pieces.values() for p in parts if len(p)), default=0)
+    spans = episode_spans(recording.states, last) if recording.states else _free_spans(pieces, command)
+    reward, termination = functions.reward_function(contract), functions.termination_function(contract)
+    episodes: list[Episode] = []
+    for span in spans:
+        count = (span.end_ns - span.start_ns + period // 2) // period + 1
+        tick = span.start_ns + period * np.arange(count, dtype=np.int64)
+        raw, valid = [], np.ones(count, np.bool_)
+        for channel in contract.observation:
+            max_age = round(channel.max_age_s * _NS)
+            piece = _between(pieces[channel.name], span.start_ns, span.end_ns, max_age)
+            if piece is None:
+                valid[:] = False
+                break
+            values, fresh = sample(channel.align, piece.stamp, piece.raw, tick, max_age, _tolerance(piece.stamp))
+            raw.append(values)
+            valid &= fresh
+        if not valid.any():
+            continue
+        observation = encode(contract, np.concatenate(raw, axis=-1))
+        action, commanded = _actions(contract, _between(command, span.start_ns, span.end_ns, period), tick)
+        whole = valid[:-1] & valid[1:] & commanded[:-1]
+        provenance = _provenance(recording.provenance, span.state)
+        begin = 0
+        part = 0
+        while begin < count - 1:
+            if not whole[begin]:
+                begin += 1
+                continue
+            stop = begin + (int(np.argmin(whole[begin:])) if not whole[begin:].all() else len(whole) - begin)
+            seen, done = observation[begin : stop + 1], action[begin:stop].astype(np.float32)
+            ends = np.zeros(len(done), np.bool_)
+            if termination is not None:
+                ends = np.asarray(termination(seen[:-1], done, seen[1:]), np.bool_)
+                if ends.any():
+                    stop = begin + int(np.argmax(ends)) + 1
+                    seen, done, ends = observation[begin : stop + 1], done[: stop - begin], ends[: stop - begin]
+            episodes.append(
+                Episode(
+                    observation=seen,
+                    action=done,
+                    reward=np.asarray(reward(seen[:-1], done, seen[1:]), np.float32),
+                    terminated=ends,
+                    truncated=not bool(ends[-1]),
+                    stamp=tick[begin : stop + 1],
+                    provenance=replace(provenance, part=part),
+                )
+            )
+            part += 1
+            begin = stop
+            if ends[-1] and span.state is not None:
+                break  # what comes after a final state is no part of the announced episode
+    return episodes
+
+
+def _tolerance(stamp: NDArray[np.int64]) -> int:
+    """Half a period of the sensor."""
+    return int(np.median(np.diff(stamp))) // 2 if len(stamp) > 1 else 0
+
+
+def _provenance(common: Provenance, state: EpisodeState | None) -> Provenance:
+    if state is None:
+        return common
+    return replace(
+        common,
+        controller_sha256=state.controller_sha256 or common.controller_sha256,
+        controller_version=state.controller_version if state.controller_version >= 0 else common.controller_version,
+        episode=state.episode,
+        seed=state.seed,
+        purpose=state.purpose,
+    )
+
+
+def read_episodes(path: str | Path, contract: Contract, *, namespace: str = "", force: bool = False) -> list[Episode]:
+    """The episodes in a bag.
+
+    Args:
+        path: a rosbag2 directory or one storage file; see `bag_reader`.
+        contract: names the channels, the command and the reward.
+        namespace: of the robot's topics in the bag, where more than one robot was recorded.
+        force: take a bag that was recorded under another contract.
+
+    Returns:
+        In the order of time; empty where the bag has no whole step.
+
+    Raises:
+        UserError: no readable bag, another contract, or a topic missing; the message names file and remedy.
+    """
+    bag = Bag(path)
+    check_contract(bag, contract, force=force)
+    return episodes_of(read_recording(bag, contract, namespace), contract)

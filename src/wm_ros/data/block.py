@@ -1,0 +1,66 @@
+"""Messages of one storage block, as tables over one buffer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wm_ros.contract.errors import UserError
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One topic in one storage file."""
+
+    topic: str
+    type: str
+    encoding: str
+    """Of the messages: `cdr`."""
+    schema_encoding: str
+    """`ros2msg`, `ros2idl` or empty."""
+    schema: str
+    """The definition's text, empty where the file has none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """N messages that stand in one buffer, in the order in which they were recorded."""
+
+    buffer: bytes
+    offset: NDArray[np.int64]
+    """[N], where a message's CDR begins."""
+    length: NDArray[np.int64]
+    """[N], its bytes."""
+    channel: NDArray[np.int64]
+    """[N], key into `connections`."""
+    log_time: NDArray[np.int64]
+    """[N], time of reception, ns."""
+    connections: dict[int, Connection]
+    """Those known so far in this file."""
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+
+class Damage(Exception):
+    """The rest of a file cannot be trusted; what came before is sound."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a file may ask for. A file beyond a limit is refused, so that no input exhausts the memory."""
+
+    chunk_bytes: int = 256 << 20
+    """Largest chunk or message, uncompressed."""
+    file_bytes: int = 256 << 30
+    """Largest storage file after decompression of a file-compressed bag."""
+
+
+def refuse_bomb(path: object, claimed: int, limit: int) -> UserError:
+    """The error for a block that claims more than a limit."""
+    return UserError(
+        f"{path}: a block claims {claimed} bytes when decompressed, more than the limit of {limit}: "
+        "the file is damaged or hostile; if it is neither, record it with smaller chunks"
+    )

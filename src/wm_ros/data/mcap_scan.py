@@ -1,0 +1,267 @@
+"""Reads one MCAP file front to back: every whole, sound chunk and nothing after the first fault.
+
+No index and no footer is needed, so a killed recorder's file reads like any other.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lz4.frame
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from wm_ros.contract.errors import UserError
+from wm_ros.data.block import Block, Connection, Damage, Limits, refuse_bomb
+from wm_ros.data.mcap_writer import MAGIC
+
+_HEAD = struct.Struct("<BQ")
+_MESSAGE = struct.Struct("<BQHIQQ")
+_FOOTER, _SCHEMA, _CHANNEL, _MESSAGE_OP, _CHUNK, _METADATA, _DATA_END = 0x02, 0x03, 0x04, 0x05, 0x06, 0x0C, 0x0F
+_KNOWN = range(0x01, 0x10)
+_LOOSE = 1 << 20
+_MAX_TIME = 2**63 - 1
+
+
+class McapScan:
+    """One pass over a file.
+
+    After `blocks()` is exhausted, `lost_bytes` and `fault` say what could not be read.
+    """
+
+    def __init__(self, path: Path, limits: Limits | None = None) -> None:
+        self.path = path
+        self.limits = limits or Limits()
+        self.metadata: dict[str, dict[str, str]] = {}
+        """MCAP metadata records by name."""
+        self.lost_bytes = 0
+        self.fault = ""
+        """Empty, or why reading ended before the end of the file."""
+        self._schemas: dict[int, tuple[str, str, str]] = {}
+        self._connections: dict[int, Connection] = {}
+
+    def blocks(self) -> Iterator[Block]:
+        """The file's messages, chunk by chunk.
+
+        Raises:
+            UserError: not an MCAP, not readable, or a chunk beyond the limits.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                size = file.seek(0, 2)
+                if size < len(MAGIC):
+                    if size == 0:
+                        raise UserError(f"{self.path}: empty: the recorder was stopped before it wrote anything; leave the file out")
+                    raise UserError(f"{self.path}: not an MCAP file: only {size} bytes: leave the file out")
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    if data[: len(MAGIC)] != MAGIC:
+                        raise UserError(f"{self.path}: not an MCAP file (it does not begin with the MCAP magic): check the path")
+                    yield from self._records(data, size)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read: {error.strerror}: check the path and its permissions") from None
+
+    def _records(self, data: mmap.mmap, size: int) -> Iterator[Block]:
+        at, loose = len(MAGIC), -1
+        ended = False
+        try:
+            while not ended:
+                if at + _HEAD.size > size:
+                    raise Damage("ends without a footer")
+                opcode, length = _HEAD.unpack_from(data, at)
+                end = at + _HEAD.size + length
+                if opcode == 0 or (opcode not in _KNOWN and opcode < 0x80):
+                    raise Damage(f"no record at byte {at}")
+                if end > size:
+                    raise Damage(f"the record at byte {at} is cut off")
+                if opcode == _MESSAGE_OP:
+                    # Messages outside of chunks: gathered into blocks of about a mebibyte.
+                    if loose < 0:
+                        loose = at
+                    elif end - loose > _LOOSE:
+                        yield from self._block(data[loose:at])
+                        loose = at
+                else:
+                    if loose >= 0:
+                        yield from self._block(data[loose:at])
+                        loose = -1
+                    body = data[at + _HEAD.size : end] if opcode in (_SCHEMA, _CHANNEL, _CHUNK, _METADATA) else b""
+                    if opcode == _CHUNK:
+                        yield from self._block(self._decompress(body, at))
+                    elif opcode == _METADATA:
+                        self._read_metadata(body)
+                    elif opcode in (_SCHEMA, _CHANNEL):
+                        self._define(opcode, body)
+                    ended = opcode in (_DATA_END, _FOOTER)
+                at = end
+        except Damage as fault:
+            self.fault = str(fault)
+            self.lost_bytes = size - at
+            if loose >= 0:
+                try:
+                    yield from self._block(data[loose:at])
+                except Damage:
+                    self.lost_bytes = size - loose
+
+    def _decompress(self, body: bytes, at: int) -> bytes:
+        try:
+            _, _, size, crc, name_length = struct.unpack_from("<QQQII", body)
+            name = body[32 : 32 + name_length]
+            (data_length,) = struct.unpack_from("<Q", body, 32 + name_length)
+        except struct.error:
+            raise Damage(f"the chunk at byte {at} is too short") from None
+        data = memoryview(body)[40 + name_length :]
+        if len(data) != data_length:
+            raise Damage(f"the chunk at byte {at} does not fill its record")
+        if size > self.limits.chunk_bytes:
+            raise refuse_bomb(self.path, size, self.limits.chunk_bytes)
+        raw = _inflate(bytes(name), data, size, at)
+        if len(raw) != size:
+            raise Damage(f"the chunk at byte {at} has {len(raw)} bytes, {size} were announced")
+        if crc and zlib.crc32(raw) != crc:
+            raise Damage(f"the chunk at byte {at} fails its checksum")
+        return raw
+
+    def _block(self, buffer: bytes) -> Iterator[Block]:
+        """The messages in a chunk's records; definitions on the way are taken in."""
+        tables: list[NDArray[np.int64]] = []
+        rows: list[tuple[int, int, int, int]] = []
+        at, size, previous = 0, len(buffer), -1
+        unpack = _MESSAGE.unpack_from
+        while at < size:
+            if at + _HEAD.size > size:
+                raise Damage("a chunk ends within a record")
+            if buffer[at] != _MESSAGE_OP:
+                opcode, length = _HEAD.unpack_from(buffer, at)
+                if at + _HEAD.size + length > size:
+                    raise Damage("a chunk ends within a record")
+                if opcode in (_SCHEMA, _CHANNEL):
+                    self._define(opcode, buffer[at + _HEAD.size : at + _HEAD.size + length])
+                at += _HEAD.size + length
+                continue
+            if at + _MESSAGE.size > size:
+                raise Damage("a chunk ends within a message")
+            _, length, channel, _, log_time, _ = unpack(buffer, at)
+            if length < 22 or at + _HEAD.size + length > size:
+                raise Damage("a chunk ends within a message")
+            if length == previous:
+                # Two of one length: probably many. Their table costs one numpy call instead of a loop.
+                run = _run(buffer, at, length)
+                if len(run) > 8:
+                    tables += [np.array(rows, dtype=np.int64).reshape(-1, 4), run] if rows else [run]
+                    rows.clear()
+                    at += len(run) * (_HEAD.size + length)
+                    previous = -1
+                    continue
+            rows.append((at + _MESSAGE.size, length - 22, channel, log_time if log_time <= _MAX_TIME else -1))
+            previous = length
+            at += _HEAD.size + length
+        if rows:
+            tables.append(np.array(rows, dtype=np.int64))
+        if not tables:
+            return
+        table = tables[0] if len(tables) == 1 else np.concatenate(tables)
+        if (table[:, 3] < 0).any():
+            raise Damage("a message has a time past the year 2262")
+        unknown = set(np.unique(table[:, 2]).tolist()) - set(self._connections)
+        if unknown:
+            raise Damage(f"messages of an unknown channel {min(unknown)}")
+        yield Block(buffer, table[:, 0], table[:, 1], table[:, 2], table[:, 3], dict(self._connections))
+
+    def _define(self, opcode: int, body: bytes) -> None:
+        fields = _Fields(body)
+        key = fields.number("<H", 2)
+        if opcode == _SCHEMA:
+            name, encoding, text = fields.text(), fields.text(), fields.text()
+            self._schemas[key] = (name, encoding, text)
+            return
+        schema = fields.number("<H", 2)
+        topic, encoding = fields.text(), fields.text()
+        name, schema_encoding, text = self._schemas.get(schema, ("", "", ""))
+        connection = Connection(topic, name, encoding, schema_encoding, text)
+        known = self._connections.setdefault(key, connection)
+        if known != connection:
+            raise Damage(f"channel {key} is defined twice, as {known.topic} and as {topic}")
+
+    def _read_metadata(self, body: bytes) -> None:
+        fields = _Fields(body)
+        name = fields.text()
+        self.metadata[name] = fields.mapping()
+
+
+def _run(buffer: bytes, at: int, length: int) -> NDArray[np.int64]:
+    """The table [N, 4] of consecutive message records of one length from `at` on."""
+    stride = _HEAD.size + length
+    count = (len(buffer) - at) // stride
+
+    def column(offset: int, dtype: str) -> NDArray[Any]:
+        values: NDArray[Any] = np.ndarray((count,), dtype, buffer, at + offset, (stride,))
+        return values
+
+    same = (column(0, "u1") == _MESSAGE_OP) & (column(1, "<u8") == length)
+    count = count if same.all() else int(same.argmin())
+    table = np.empty((count, 4), np.int64)
+    table[:, 0] = np.arange(count, dtype=np.int64) * stride + (at + _MESSAGE.size)
+    table[:, 1] = length - 22
+    table[:, 2] = column(9, "<u2")
+    table[:, 3] = column(15, "<i8")
+    return table
+
+
+def _inflate(compression: bytes, data: memoryview, size: int, at: int) -> bytes:
+    """A chunk's records, never more than `size` bytes."""
+    try:
+        if compression == b"zstd":
+            announced = zstandard.frame_content_size(data)
+            if announced > size:
+                raise Damage(f"the chunk at byte {at} inflates past its announced size")
+            return zstandard.ZstdDecompressor().decompress(data, max_output_size=size) if size else b""
+        if compression == b"lz4":
+            return bytes(lz4.frame.LZ4FrameDecompressor().decompress(bytes(data), max_length=size + 1))
+        if compression == b"":
+            return bytes(data)
+    except (zstandard.ZstdError, RuntimeError, EOFError, ValueError) as error:
+        raise Damage(f"the chunk at byte {at} cannot be decompressed: {error}") from None
+    raise Damage(f"the chunk at byte {at} has the unknown compression {compression!r}")
+
+
+class _Fields:
+    """Reads the fields of a definition; whatever does not fit is damage."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._at = 0
+
+    def number(self, layout: str, size: int) -> int:
+        try:
+            (value,) = struct.unpack_from(layout, self._body, self._at)
+        except struct.error:
+            raise Damage("a definition is too short") from None
+        self._at += size
+        return int(value)
+
+    def text(self) -> str:
+        length = self.number("<I", 4)
+        raw = self._body[self._at : self._at + length]
+        if len(raw) != length:
+            raise Damage("a definition is too short")
+        self._at += length
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise Damage("a definition is not text") from None
+
+    def mapping(self) -> dict[str, str]:
+        end = self.number("<I", 4) + self._at
+        if end > len(self._body):
+            raise Damage("a definition is too short")
+        values = {}
+        while self._at < end:
+            key = self.text()
+            values[key] = self.text()
+        return values
