@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,12 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32MultiArray, Float64MultiArray, MultiArrayDimension
 
 from wm_ros.contract.schema import Contract
+
+
+def message_class(name: str) -> Any:
+    """The class of a message type such as `sensor_msgs/msg/JointState`; only for types out of a validated contract."""
+    package, _, kind = name.partition("/msg/")
+    return getattr(import_module(f"{package}.msg"), kind)
 
 
 def time_message(stamp_ns: int) -> Time:
