@@ -1,0 +1,353 @@
+"""The simulated robot as a node: sensor topics out, `command` in, paced by the steady clock or by the commands."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from typing import Any, ClassVar
+
+import numpy as np
+from rcl_interfaces.msg import SetParametersResult
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import JointState
+from std_srvs.srv import SetBool, Trigger
+
+from wm_ros.contract import resources
+from wm_ros.contract.assembler import BadMessage, stamp_ns
+from wm_ros.contract.commands import read_message
+from wm_ros.contract.errors import UserError
+from wm_ros.nodes.base import COMMAND_QOS, ERROR, OK, WARN, Param, WmNode, run, sensor_qos, steady_ns
+from wm_ros.nodes.messages import time_message
+from wm_ros.sim.episode import LOCKSTEP_ORIGIN_NS, reset_seed
+from wm_ros.sim.faults import SENSOR_FAULTS, SILENT, JointSample, Samples, SensorFaults
+from wm_ros.sim.pacer import Pacer
+from wm_ros.sim.sensors import check_channels, read_channels
+from wm_ros.sim.simulator import Simulator
+from wm_ros.sim.timeline import SECOND_NS, Timeline
+
+REMIND_S = 2.0
+"""A lockstep observation that nobody answered is published again after this time: its receiver may just have been started."""
+CLOCK_LOOKOUT_S = 1.0
+"""How long other publishers of /clock are looked for before this node becomes one."""
+COMMAND_LOSS = "command_loss"
+
+
+class SimNode(WmNode):
+    """Steps the contract's simulator.
+
+    One lock guards the simulator and the timeline: the pacing thread, the subscription and the services all step or reset it.
+    """
+
+    parameters: ClassVar = {
+        "real_time_factor": Param(1.0, "Simulated seconds per second, in mode realtime", low=0.01, high=100.0, live=True),
+        "publish_clock": Param(False, "Publish /clock; only one node of a graph may"),
+        "fault": Param("none", "Fault put into sensors or commands", choices=(*SENSOR_FAULTS, COMMAND_LOSS), live=True),
+        "fault_probability": Param(1.0, "Share of messages lost by fault dropout", low=0.0, high=1.0, live=True),
+        "fault_delay_s": Param(0.1, "How late messages come by fault delay, in s", low=0.0, high=10.0, live=True),
+    }
+
+    def __init__(self) -> None:
+        super().__init__("sim")
+        self.simulator: Simulator | None = None
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def configure(self) -> None:
+        contract = self.contract
+        path = resources.find("config/contracts", self.param("contract"), ".yaml")
+        self.simulator = Simulator(contract, path.parent)
+        check_channels(contract, self.simulator)
+        self._faults = SensorFaults(np.random.SeedSequence([self.param("seed"), 0xFA017]))
+        self._sensors = {c.name: self.create_publisher(JointState, c.topic, sensor_qos(self.param("mode"))) for c in contract.observation}
+        self._clock_publisher = self._make_clock() if self.param("publish_clock") else None
+        self.create_subscription(JointState, contract.action.topic, self._on_command, COMMAND_QOS)
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self.create_service(SetBool, "~/pause", self._on_pause)
+        self.create_service(Trigger, "~/step", self._on_step)
+        if self.lockstep:
+            self.create_timer(REMIND_S / 2, self._remind)
+        self._resets = self._commands = self._stale = self._refused = self._ticks = 0
+        self._refusal = ""
+        self._seen = (0, 0, steady_ns(), 0)
+        self._latency_ms: deque[float] = deque(maxlen=1000)
+
+    def activate(self) -> None:
+        assert self.simulator is not None
+        contract = self.contract
+        slot_ns = (int(np.ceil(contract.episode.duration_s)) + 10) * SECOND_NS if self.lockstep else None
+        origin_ns = LOCKSTEP_ORIGIN_NS if self.lockstep else time.time_ns()
+        self._timeline = Timeline(contract.control.period_ns, origin_ns, slot_ns)
+        self._pacer = Pacer(self.simulator.frame_s)
+        self._paused = self.lockstep
+        self._frame = 0
+        self._answer: np.ndarray | None = None
+        self._published_ns = self._published_stamp_ns = 0
+        self._last_action: np.ndarray | None = None
+        self._last: list[Samples] = []
+        self.simulator.reset(reset_seed(self.param("seed"), 0))
+        self._stop.clear()
+        if not self.lockstep:
+            self._timeline.reset()
+            self._thread = threading.Thread(target=self._pace, name="pace", daemon=True)
+            self._thread.start()
+
+    def deactivate(self) -> None:
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def cleanup(self) -> None:
+        self.simulator = None
+
+    # ---- commands -------------------------------------------------------------------------------------------------
+
+    def _on_command(self, message: JointState) -> None:
+        if not self.active or self.param("fault") == COMMAND_LOSS:
+            return
+        received = steady_ns()
+        with self._lock:
+            self._commands += 1
+            stamp = stamp_ns(message.header.stamp)
+            timeline = self._timeline
+            if stamp < timeline.start_ns or (self.lockstep and (stamp != timeline.now_ns or self._answer is not None)):
+                # In flight since before a reset, or the answer to an observation that is over.
+                self._stale += 1
+                return
+            try:
+                action = read_message(self.contract, message)
+            except BadMessage as error:
+                self._refused += 1
+                self._refusal = str(error)
+                return
+            if stamp == self._published_stamp_ns:
+                self._latency_ms.append((received - self._published_ns) * 1e-6)
+            if self.lockstep:
+                self._answer = action
+                self._advance()
+            else:
+                self._robot.command(action)
+                self._last_action = action
+
+    # ---- lockstep -------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """One tick with the command that answers the present observation, if it is there."""
+        if self._paused or self._answer is None or self._robot.fault is not None:
+            return
+        self._robot.command(self._answer)
+        self._last_action, self._answer = self._answer, None
+        self._step_tick()
+
+    def _step_tick(self) -> None:
+        self._robot.step_tick()
+        self._timeline.tick()
+        self._ticks += 1
+        if self._robot.fault is None:
+            self._publish()
+
+    def _remind(self) -> None:
+        with self._lock:
+            waiting = self.active and not self._paused and self._answer is None and self._robot.fault is None
+            if waiting and self._last and steady_ns() - self._published_ns > REMIND_S * 1e9:
+                self._send(self._last)
+
+    # ---- real time ------------------------------------------------------------------------------------------------
+
+    def _pace(self) -> None:
+        """Thread: begins every frame at its deadline."""
+        self._pacer.start(steady_ns(), self.param("real_time_factor"))
+        while not self._stop.is_set():
+            with self._lock:
+                resting = self._paused or self._robot.fault is not None
+                wait_s = 0.0 if resting else (self._pacer.deadline_ns - steady_ns()) * 1e-9
+                if not resting and wait_s <= 0:
+                    self._begin_frame()
+                    continue
+            if resting:
+                self._wake.wait()
+                self._wake.clear()
+            else:
+                # In slices, so that a reset or the end need not wait for a slow frame.
+                time.sleep(min(wait_s, 0.1))
+
+    def _begin_frame(self) -> None:
+        """Publishes at a control tick, then computes the frame that begins now: a command counts from the next frame on."""
+        self._pacer.begin(steady_ns())
+        if self._frame == 0:
+            self._pacer.set_factor(self.param("real_time_factor"))
+            self._publish()
+        self._robot.step_frame()
+        self._frame += 1
+        if self._frame == self._robot.frames_per_tick:
+            self._frame = 0
+            self._timeline.tick()
+            self._ticks += 1
+
+    # ---- services -------------------------------------------------------------------------------------------------
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if not self._accepts(response):
+            return response
+        with self._lock:
+            self._resets += 1
+            self._robot.reset(reset_seed(self.param("seed"), self._resets))
+            self._timeline.reset(None if self.lockstep else time.time_ns())
+            self._answer = self._last_action = None
+            self._frame = 0
+            self._paused = False
+            response.message = json.dumps({"stamp_ns": self._timeline.now_ns, "reset": self._resets})
+            if self.lockstep:
+                self._publish()
+            else:
+                self._resume()
+        return response
+
+    def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        if not self._accepts(response):
+            return response
+        with self._lock:
+            if self._paused and not request.data:
+                self._paused = False
+                if self.lockstep:
+                    self._advance()
+                else:
+                    self._resume()
+            self._paused = bool(request.data)
+        return response
+
+    def _on_step(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if not self._accepts(response):
+            return response
+        with self._lock:
+            if not self.lockstep:
+                response.success, response.message = False, "step needs mode:=lockstep"
+            elif self._robot.fault is not None:
+                response.success, response.message = False, self._robot.fault
+            else:
+                self._answer = None
+                if self._last_action is not None:
+                    self._robot.command(self._last_action)
+                self._step_tick()
+        return response
+
+    def _accepts(self, response: Any) -> bool:
+        response.success = self.active
+        if not self.active:
+            response.message = "sim is not active: activate it first"
+        return bool(self.active)
+
+    def _resume(self) -> None:
+        self._pacer.start(steady_ns(), self.param("real_time_factor"))
+        self._wake.set()
+
+    # ---- out ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _robot(self) -> Simulator:
+        assert self.simulator is not None
+        return self.simulator
+
+    def _publish(self) -> None:
+        samples = read_channels(self.contract, self._robot, self._timeline.now_ns)
+        self._last = self._faults.apply(
+            self._sensor_fault, samples, probability=self.param("fault_probability"), delay_s=self.param("fault_delay_s")
+        )
+        if self._clock_publisher is not None:
+            self._clock_publisher.publish(Clock(clock=time_message(self._timeline.now_ns)))
+        self._send(self._last)
+
+    def _send(self, sets: list[Samples]) -> None:
+        # Before publishing: an answer may come while publish() has not yet returned.
+        self._published_ns, self._published_stamp_ns = steady_ns(), self._timeline.now_ns
+        for samples in sets:
+            for name, sample in samples.items():
+                self._sensors[name].publish(_message(sample))
+
+    @property
+    def _sensor_fault(self) -> str:
+        fault = self.param("fault")
+        return "none" if fault == COMMAND_LOSS else str(fault)
+
+    def _make_clock(self) -> Any:
+        deadline = time.monotonic() + CLOCK_LOOKOUT_S
+        while time.monotonic() < deadline:
+            others = self.get_publishers_info_by_topic("/clock")
+            if others:
+                raise UserError(
+                    f"/clock: {others[0].node_namespace.rstrip('/')}/{others[0].node_name} publishes it already: stop that node, "
+                    "use another ROS_DOMAIN_ID, or set publish_clock:=false"
+                )
+            time.sleep(0.05)
+        return self.create_publisher(Clock, "/clock", 10)
+
+    def _check_parameters(self, parameters: list[Any]) -> SetParametersResult:
+        for parameter in parameters:
+            if parameter.name == "fault" and parameter.value in SILENT and self.lockstep:
+                reason = f"fault: {parameter.value} needs mode realtime: lockstep would wait for ever"
+                return SetParametersResult(successful=False, reason=reason)
+        return super()._check_parameters(parameters)
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
+        if not self.active or self.simulator is None:
+            return OK, "inactive", {}
+        with self._lock:
+            robot, now = self.simulator, steady_ns()
+            ticks, refused, since, overruns = self._seen
+            seconds = max((now - since) * 1e-9, 1e-9)
+            rate = (self._ticks - ticks) / seconds
+            late = self._pacer.overruns - overruns
+            refused_now = self._refused - refused
+            self._seen = (self._ticks, self._refused, now, self._pacer.overruns)
+            waiting = ""
+            if self.lockstep:
+                waiting = "reset" if self._paused else "command" if self._answer is None else ""
+            values: dict[str, Any] = {
+                "mode": self.param("mode"),
+                "rate_hz": rate,
+                "real_time_factor": rate * self.contract.control.period_s,
+                "ticks": self._ticks,
+                "commands": self._commands,
+                "stale_commands": self._stale,
+                "refused_commands": self._refused,
+                "holds": robot.holds,
+                "resets": self._resets,
+                "overruns": self._pacer.overruns,
+                "paused": self._paused,
+                "waiting_for": waiting,
+                "fault": self.param("fault"),
+            }
+            if self._latency_ms:
+                p50, p99 = np.percentile(self._latency_ms, [50, 99])
+                values |= {"latency_p50_ms": float(p50), "latency_p99_ms": float(p99), "latency_max_ms": max(self._latency_ms)}
+            if robot.fault is not None:
+                return ERROR, robot.fault, values
+        if self._clock_publisher is not None and self.count_publishers("/clock") > 1:
+            return ERROR, "/clock has another publisher: stop it or set publish_clock:=false", values
+        if refused_now:
+            return WARN, f"refused {refused_now} commands: {self._refusal}", values
+        if late:
+            return WARN, f"{late} frames began late: the machine is too slow for this real-time factor", values
+        return OK, "paused" if values["paused"] else "running", values
+
+
+def _message(sample: JointSample) -> JointState:
+    message = JointState(name=sample.name, position=sample.position, velocity=sample.velocity, effort=sample.effort)
+    message.header.stamp.sec = sample.header.stamp.sec
+    message.header.stamp.nanosec = sample.header.stamp.nanosec
+    message.header.frame_id = sample.header.frame_id
+    return message
+
+
+def main() -> None:
+    """Entry point of the executable `sim`."""
+    run(SimNode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Episodes in lockstep without ROS: the same observations, actions and rewards as through the nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wm_ros.contract.assembler import Assembler
+from wm_ros.contract.errors import UserError
+from wm_ros.contract.functions import reward_function, termination_function
+from wm_ros.data.episode import Episode, Provenance
+from wm_ros.sim.sensors import check_channels, read_channels
+from wm_ros.sim.simulator import Simulator
+from wm_ros.sim.timeline import Timeline
+
+LOCKSTEP_ORIGIN_NS = 1_000_000_000
+"""Where time starts in lockstep."""
+
+Act = Callable[[NDArray[np.float32]], NDArray[Any]]
+"""observation [O] → action [A] in contract units."""
+
+
+def reset_seed(seed: int, resets: int) -> np.random.SeedSequence:
+    """Seed of the start state after so many resets, the first being 1."""
+    return np.random.SeedSequence([seed, resets])
+
+
+def run_episode(simulator: Simulator, act: Act, ticks: int | None = None, *, seed: int = 0, resets: int = 1) -> Episode:
+    """Resets the simulator and drives it for one episode.
+
+    Args:
+        simulator: the robot.
+        act: the controller.
+        ticks: longest episode (T); the contract's own length if None.
+        seed: as the parameter `seed` of the node `sim`.
+        resets: which start state of that seed.
+
+    Returns:
+        An episode of at most `ticks` steps, shorter where the contract's termination ends it.
+
+    Raises:
+        UserError: the contract needs sensors that the simulator lacks, or the simulation became unstable.
+    """
+    contract = simulator.contract
+    check_channels(contract, simulator)
+    reward, termination = reward_function(contract), termination_function(contract)
+    assembler = Assembler(contract)
+    timeline = Timeline(contract.control.period_ns, LOCKSTEP_ORIGIN_NS)
+
+    def observe() -> NDArray[np.float32]:
+        for name, sample in read_channels(contract, simulator, timeline.now_ns).items():
+            assembler.update(name, sample, timeline.now_ns)
+        observation = assembler.observe()
+        assert observation is not None
+        return observation.vector
+
+    simulator.reset(reset_seed(seed, resets))
+    observations, actions, rewards, stamps = [observe()], [], [], [timeline.now_ns]
+    terminated = False
+    for _ in range(contract.episode_ticks if ticks is None else ticks):
+        action = np.asarray(act(observations[-1]), dtype=np.float32)
+        if action.shape != (contract.action_size,) or not np.isfinite(action).all():
+            raise ValueError(f"the controller gave {action!r}, expected [{contract.action_size}] finite values")
+        simulator.command(action)
+        simulator.step_tick()
+        if simulator.fault is not None:
+            raise UserError(f"contract {contract.name}: {simulator.fault}")
+        timeline.tick()
+        observations.append(observe())
+        actions.append(action)
+        stamps.append(timeline.now_ns)
+        step = observations[-2], action, observations[-1]
+        rewards.append(float(reward(*step)))
+        terminated = termination is not None and bool(termination(*step))
+        if terminated:
+            break
+    ends = np.zeros(len(actions), dtype=np.bool_)
+    ends[-1] = terminated
+    return Episode(
+        observation=np.stack(observations),
+        action=np.stack(actions),
+        reward=np.array(rewards, dtype=np.float32),
+        terminated=ends,
+        truncated=not terminated,
+        stamp=np.array(stamps, dtype=np.int64),
+        provenance=Provenance(contract_hash=contract.hash, seed=seed),
+    )

@@ -1,0 +1,79 @@
+"""What the simulated robot's sensor topics say, as plain records with the fields of their message types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from wm_ros.contract.errors import UserError
+from wm_ros.contract.schema import Contract
+from wm_ros.sim.simulator import Simulator
+
+STANDS_IN_FOR = ("sensor_msgs/msg/JointState",)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Fields of builtin_interfaces/Time."""
+
+    sec: int
+    nanosec: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """Fields of std_msgs/Header."""
+
+    stamp: Stamp
+    frame_id: str
+
+
+@dataclass(frozen=True)
+class JointSample:
+    """Fields of sensor_msgs/JointState; the contract's assembler reads it as it reads the message."""
+
+    header: Header
+    name: list[str]
+    position: list[float]
+    velocity: list[float]
+    effort: list[float]
+
+
+def header(stamp_ns: int, frame_id: str = "") -> Header:
+    """A header with the stamp given in nanoseconds."""
+    return Header(Stamp(*divmod(stamp_ns, 1_000_000_000)), frame_id)
+
+
+def check_channels(contract: Contract, simulator: Simulator) -> None:
+    """Refuses a contract that needs sensors which the simulator does not have.
+
+    Raises:
+        UserError: a channel of another type, or a joint that the model lacks.
+    """
+    for channel in contract.observation:
+        if channel.type not in STANDS_IN_FOR:
+            raise UserError(
+                f"contract {contract.name}: observation.{channel.name}: the simulator cannot stand in for {channel.type}, "
+                f"only for {', '.join(STANDS_IN_FOR)}: run with the robot's own sensors or simulator, without sim"
+            )
+        missing = sorted({str(f.joint) for f in channel.features} - set(simulator.joint_names))
+        if missing:
+            raise UserError(
+                f"contract {contract.name}: observation.{channel.name}: the MJCF has no joint {', '.join(missing)}; "
+                f"it has {', '.join(simulator.joint_names)}"
+            )
+
+
+def read_channels(contract: Contract, simulator: Simulator, stamp_ns: int) -> dict[str, Any]:
+    """Channel name → the present sample of every channel, stamped."""
+    joints = simulator.joints()
+    return {
+        channel.name: JointSample(
+            header(stamp_ns, channel.frame or ""),
+            list(joints.names),
+            joints.position.tolist(),
+            joints.velocity.tolist(),
+            joints.effort.tolist(),
+        )
+        for channel in contract.observation
+    }
