@@ -55,8 +55,8 @@ def drive(console: Console) -> None:
     console.handle(event("model", notice(1)))
     console.handle(event("controller", notice(1)))
     console.phase("evaluating")
-    console.handle(episode(1, "running", "evaluate", controller_version=1))
-    console.handle(event("step", {"stamp_s": 1.0, "reward": 1.0, "terminated": 0.0, "truncated": 0.0, "return": 7.5}))
+    console.handle(episode(1, "running", "evaluate", controller_version=1, start_stamp_ns=20_000_000_000))
+    console.handle(event("step", {"stamp_s": 25.0, "reward": 1.0, "terminated": 0.0, "truncated": 0.0, "return": 7.5}))
     values = {"latency_p50_ms": "9.1", "latency_p99_ms": "13.4", "deadline_misses": "2"}
     console.handle(
         event(
@@ -108,7 +108,7 @@ def test_plain_wins_over_a_terminal() -> None:
 
 def test_terminal_display_draws_and_leaves_the_last_picture() -> None:
     out = Terminal()
-    console = Console(out, 1, 1, plain=False, title="cart-pole swing-up", episode_ticks=500)
+    console = Console(out, 1, 1, plain=False, title="cart-pole swing-up", episode_s=10.0)
     try:
         drive(console)
         console.note("a remark")
@@ -122,7 +122,7 @@ def test_terminal_display_draws_and_leaves_the_last_picture() -> None:
 
 def test_picture_tells_returns_error_training_time_latency_health_and_what_is_next() -> None:
     ticks = itertools.count(step=0.0)
-    console = Console(io.StringIO(), 1, 2, plain=True, episode_ticks=500, clock=lambda: next(ticks))
+    console = Console(io.StringIO(), 1, 2, plain=True, episode_s=10.0, clock=lambda: next(ticks))
     drive(console)
     text = shown(console)
     first = next(line for line in text.splitlines() if "learning 1/1" in line)
@@ -132,6 +132,13 @@ def test_picture_tells_returns_error_training_time_latency_health_and_what_is_ne
     assert "next  evaluation 2/2 in real time" in text
     assert "sim (late)" in text and "mpc (2 missed)" in text
     assert "return    7.5" in text
+    assert next(line for line in text.splitlines() if "now" in line).count("━") == 24
+
+
+def test_progress_bar_follows_the_robots_time_not_the_number_of_events() -> None:
+    console = Console(io.StringIO(), 1, 1, plain=True, episode_s=10.0)
+    drive(console)
+    assert console.state.rows[1].elapsed_s == 5.0
 
 
 def test_node_that_stops_reporting_is_shown_as_silent() -> None:

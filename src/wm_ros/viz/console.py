@@ -66,7 +66,7 @@ class Console:
         evaluation_episodes: evaluation episodes planned.
         plain: plain lines, also on a terminal.
         title: what is being learned.
-        episode_ticks: control ticks of a full episode, for the progress bar; 0 where unknown.
+        episode_s: robot time of a full episode in seconds, for the progress bar; 0 where unknown.
         clock: seconds that only go up.
     """
 
@@ -78,11 +78,11 @@ class Console:
         plain: bool = False,
         *,
         title: str = "wm_ros",
-        episode_ticks: int = 0,
+        episode_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.state = DemoState(total_episodes, evaluation_episodes)
-        self._title, self._episode_ticks = title, episode_ticks
+        self._title, self._episode_s = title, episode_s
         self._stream, self._clock, self._started = stream, clock, clock()
         self._lock = threading.RLock()
         self._live: Live | None = None
@@ -223,13 +223,13 @@ class Console:
         line = Table.grid(padding=(0, 1))
         for _ in range(5):
             line.add_column(no_wrap=True)
-        ticks = self._episode_ticks
+        whole = self._episode_s
         line.add_row(
             Text("  now  ", "dim"),
             Text(self.state.label(row), f"bold {colour}"),
-            ProgressBar(total=ticks, completed=min(row.ticks, ticks), width=24, complete_style=colour, finished_style=colour)
-            if ticks
-            else Text(f"{row.ticks} ticks"),
+            ProgressBar(total=whole, completed=min(row.elapsed_s, whole), width=24, complete_style=colour, finished_style=colour)
+            if whole
+            else Text(f"{row.elapsed_s:.1f} s"),
             Text(f"return {row.total:6.1f}", "bold"),
             Text(sparkline(list(self.state.rewards), max(4, min(24, self._width - 68))), colour),
         )

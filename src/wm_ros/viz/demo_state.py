@@ -35,6 +35,10 @@ class EpisodeRow:
     state: str = "starting"
     total: float = 0.0
     ticks: int = 0
+    start_s: float = math.nan
+    """Robot time of its first observation."""
+    elapsed_s: float = 0.0
+    """Robot time since then."""
     version: int = -1
     """Controller that drove it."""
     outcome: str = ""
@@ -119,6 +123,8 @@ class DemoState:
         row = self._row(state)
         if row.state != "running" and state.state == "running":
             self.rewards.clear()
+        if state.start_stamp_ns:
+            row.start_s = state.start_stamp_ns * 1e-9
         row.state, row.ticks, row.outcome = state.state, max(row.ticks, state.ticks), state.outcome
         if state.state in ("ended", "discarded"):
             row.total = state.total_reward
@@ -138,7 +144,10 @@ class DemoState:
         if row is None:
             return
         row.total = number(data.get("return"))
-        row.ticks += 1
+        # Not counted: events are thinned out on their way here.
+        stamp_s = number(data.get("stamp_s"))
+        row.start_s = row.start_s if math.isfinite(row.start_s) else stamp_s
+        row.elapsed_s = max(0.0, stamp_s - row.start_s)
         self.rewards.append(number(data.get("reward")))
 
     def _on_model(self, data: Mapping[str, Any], now: float) -> str:
