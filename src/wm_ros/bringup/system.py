@@ -130,10 +130,11 @@ def describe(options: SystemOptions) -> tuple[Process, ...]:
         _node(
             options,
             "episode_manager",
-            train_episodes=options.episodes,
-            evaluate_episodes=options.evaluate,
-            controller_fixed=bool(options.controller),
-            simulated=options.simulate,
+            auto=options.episodes,
+            evaluate=options.evaluate,
+            # A controller that the user names drives all episodes: nobody counts its version up.
+            wait_for_model=not (options.controller and options.episodes),
+            has_sim=options.simulate,
         )
     )
     nodes += _view(options)

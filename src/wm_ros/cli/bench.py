@@ -1,0 +1,95 @@
+"""wm-ros bench: measurements side by side with a peer, in one shape."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from wm_ros.cli.versions import versions
+from wm_ros.contract.errors import UserError
+
+BENCHMARKS: dict[str, str] = {}
+"""Name → `module:function`; the function takes `quick: bool` and returns a list of `Result`. Imported when it is run."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One figure of ours beside a peer's, measured in the same run, medians over repeats."""
+
+    name: str
+    ours: float
+    peer: float
+    peer_version: str
+    """Name and version of what we measure against."""
+    unit: str
+    higher_is_better: bool
+    """Whether more of the unit is better; it decides which way the ratio is taken."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What one must know to repeat it: sizes, rates, repeats, threads."""
+
+    @property
+    def ratio(self) -> float | None:
+        """Above 1 means that ours is better; None where one of the two is not a positive number."""
+        if not (self.ours > 0 and self.peer > 0):
+            return None
+        return self.ours / self.peer if self.higher_is_better else self.peer / self.ours
+
+    def record(self) -> dict[str, Any]:
+        """The published shape."""
+        record = asdict(self)
+        del record["higher_is_better"]
+        return {**record, "ratio": self.ratio, "versions": versions()}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure, side by side with a peer. `wm-ros bench list` names the benchmarks, `all` runs every one."""
+
+    name: tyro.conf.Positional[str]
+    """Benchmark to run, `all`, or `list`."""
+    quick: bool = False
+    """Ends within a minute on two cores."""
+    json: bool = False
+    """Print a JSON list of records in place of a table."""
+    write: Path | None = None
+    """Folder for one Markdown table per benchmark."""
+
+    def run(self) -> int:
+        """Runs the chosen benchmarks and prints what they found."""
+        if self.name == "list":
+            print("\n".join(sorted(BENCHMARKS)))
+            return 0
+        names = sorted(BENCHMARKS) if self.name == "all" else [self.name]
+        functions = {name: _load(name) for name in names}
+        results = {name: [result.record() for result in function(self.quick)] for name, function in functions.items()}
+        if self.write is not None:
+            self.write.mkdir(parents=True, exist_ok=True)
+            for name, records in results.items():
+                (self.write / f"{name}.md").write_text(f"# {name}\n\n{table(records)}\n", encoding="utf-8")
+        records = [record for group in results.values() for record in group]
+        print(json.dumps(records, indent=2) if self.json else table(records))
+        return 0
+
+
+def _load(name: str) -> Callable[[bool], list[Result]]:
+    if name not in BENCHMARKS:
+        raise UserError(f"bench {name}: no such benchmark; there are: {', '.join(sorted(BENCHMARKS)) or 'none'}")
+    module, _, function = BENCHMARKS[name].partition(":")
+    return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Records as a Markdown table."""
+    rows = ["| what | ours | peer | unit | ratio | peer's version | settings |", "|---|---|---|---|---|---|---|"]
+    for record in records:
+        settings = ", ".join(f"{key} {value}" for key, value in record["settings"].items())
+        ratio = "–" if record["ratio"] is None else f"{record['ratio']:.2f}"
+        row = (record["name"], f"{record['ours']:.4g}", f"{record['peer']:.4g}", record["unit"], ratio, record["peer_version"], settings)
+        rows.append(f"| {' | '.join(row)} |")
+    return "\n".join(rows)
