@@ -12,13 +12,21 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32MultiArray, Float64MultiArray, MultiArrayDimension
 
+from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 
 
-def message_class(name: str) -> Any:
-    """The class of a message type such as `sensor_msgs/msg/JointState`; only for types out of a validated contract."""
-    package, _, kind = name.partition("/msg/")
-    return getattr(import_module(f"{package}.msg"), kind)
+def message_class(type_name: str) -> Any:
+    """The Python class of a message type such as `sensor_msgs/msg/JointState`.
+
+    Raises:
+        UserError: the package that holds it is not installed.
+    """
+    package, _, name = type_name.partition("/msg/")
+    try:
+        return getattr(import_module(f"{package}.msg"), name)
+    except (ImportError, AttributeError):
+        raise UserError(f"{type_name}: no such message type here: install the ROS package {package}") from None
 
 
 def time_message(stamp_ns: int) -> Time:

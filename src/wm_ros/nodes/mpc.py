@@ -1,0 +1,203 @@
+"""Runs a controller artifact on every control tick: sensors in, `mpc/command` out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float32MultiArray, String
+from std_srvs.srv import Trigger
+
+from wm_ros.contract import announcements
+from wm_ros.contract.announcements import ControllerNotice
+from wm_ros.contract.assembler import Assembler, BadMessage
+from wm_ros.contract.errors import UserError
+from wm_ros.nodes import base, messages
+from wm_ros.nodes.base import Param
+from wm_ros.runtime.affinity import parse_cpus, pin
+from wm_ros.runtime.control_loop import Answer, ControlLoop
+from wm_ros.runtime.controller import ControllerSession
+from wm_ros.runtime.hot_swap import HotSwap
+
+
+class MpcNode(base.WmNode):
+    """Thin: the loop is `runtime.control_loop`, the controller `runtime.controller`."""
+
+    parameters: Mapping[str, Param] = {
+        "controller": Param("", "Controller artifact to serve; empty: the newest one announced on `model`", live=True),
+        "threads": Param(base.default_threads(), "Threads of one inference", low=1, high=256),
+        "cpu_affinity": Param("", "Processors for inference, such as 0,2-3; empty: all"),
+    }
+
+    def __init__(self) -> None:
+        super().__init__("mpc")
+        self._loop: ControlLoop | None = None
+        self._swap: HotSwap | None = None
+        self._first: ControllerSession | None = None
+        self._drops = 0
+        self._usable_ns = 0
+        self._observed_ns: int | None = None
+
+    # ---- lifecycle --------------------------------------------------------------------------------------------------
+
+    def configure(self) -> None:
+        pin(parse_cpus(self.param("cpu_affinity"), "parameter cpu_affinity"))
+        path = self.param("controller")
+        if path:
+            self._first = ControllerSession.load(path, self.contract, self.param("threads"))
+        self._assembler = Assembler(self.contract)
+        self._command = self.create_publisher(JointState, "mpc/command", base.COMMAND_QOS)
+        self._serving = self.create_publisher(String, "mpc/controller", base.LATCHED_QOS)
+        self._plan, self._candidates, self._returns, self._spread = (
+            self.create_publisher(Float32MultiArray, f"mpc/{name}", base.COMMAND_QOS)
+            for name in ("plan", "candidates", "returns", "spread")
+        )
+        self._swap = HotSwap(self.contract, self.param("threads"), self._loaded)
+        self._loop = ControlLoop(
+            self.contract,
+            self.param("seed"),
+            self.lockstep,
+            base.steady_ns,
+            send=self._send,
+            show=self._show,
+            take=self._take,
+            served=self._served,
+        )
+        for channel in self.contract.observation:
+            self.create_subscription(
+                messages.message_class(channel.type),
+                channel.topic,
+                lambda message, name=channel.name: self._on_sensor(name, message),
+                base.sensor_qos(self.param("mode")),
+            )
+        self.create_subscription(String, "model", self._on_model, base.LATCHED_QOS)
+        self.create_service(Trigger, "~/load", self._on_load)
+        self._loop.start()
+
+    def cleanup(self) -> None:
+        # The loader first: it wakes the loop.
+        if self._swap is not None:
+            self._swap.close()
+        if self._loop is not None:
+            self._loop.close()
+        self._swap = self._loop = self._first = None
+
+    # ---- in ---------------------------------------------------------------------------------------------------------
+
+    def _on_sensor(self, channel: str, message: Any) -> None:
+        if not self.active or self._loop is None:
+            return
+        now = base.steady_ns()
+        try:
+            self._assembler.update(channel, message, now)
+        except BadMessage as bad:
+            self._drops += 1
+            self.get_logger().warning(f"ignored: {bad}", throttle_duration_sec=1.0)
+            # One late message is dropped. A clock that was set back for good is followed, once nothing else has come for a while.
+            gone_ns = 0 if self.lockstep else 1e9 * self.contract.safety.max_observation_age_s
+            if bad.reason != "backwards" or now - self._usable_ns < gone_ns:
+                return
+            self._assembler.reset()
+            self._assembler.update(channel, message, now)
+        self._usable_ns = now
+        observation = self._assembler.observe()
+        if observation is not None:
+            self._observed_ns = observation.received_ns
+            self._loop.offer(observation, now)
+
+    def _on_model(self, message: String) -> None:
+        if self.param("controller"):
+            return
+        assert self._swap is not None
+        try:
+            notice = announcements.read(ControllerNotice, message.data, "model")
+            if notice.contract_hash != self.contract.hash:
+                raise UserError(f"model: version {notice.version} is for contract {notice.contract_hash[:16]}…, not for this robot's")
+        except UserError as error:
+            self._swap.reason = str(error)
+            self.get_logger().error(f"ignored: {error}")
+            return
+        self._swap.request(notice.path, notice.sha256)
+
+    def _on_load(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        path = self.param("controller")
+        if not path or not Path(path).expanduser().is_file():
+            response.success, response.message = False, f"parameter controller: {path!r} is not a file"
+            return response
+        assert self._swap is not None
+        self._swap.request(path)
+        response.success, response.message = True, f"loading {path}: mpc/controller tells when it serves, diagnostics tell when it does not"
+        return response
+
+    # ---- out: called in the loop's and the loader's threads ---------------------------------------------------------
+
+    def _take(self) -> ControllerSession | None:
+        first, self._first = self._first, None
+        return first if first is not None or self._swap is None else self._swap.take()
+
+    def _loaded(self, error: UserError | None) -> None:
+        for line in str(error).splitlines() if error is not None else ():
+            self.get_logger().error(f"controller refused: {line}")
+        if error is None and self._loop is not None:
+            self._loop.wake()
+
+    def _served(self, session: ControllerSession) -> None:
+        self._serving.publish(String(data=session.notice.to_json()))
+        self.get_logger().info(f"serving {session.name}, {session.warm_up_ms:.2f} ms per inference in the warm-up")
+
+    def _send(self, answer: Answer) -> None:
+        if self.active:
+            stamp = answer.tick.observation.stamp_ns
+            self._command.publish(messages.command_message(self.contract, answer.output.action, stamp, answer.session.name))
+
+    def _show(self, answer: Answer) -> None:
+        output = answer.output
+        observations, actions = output.plan_observation, output.plan_action
+        if self._plan.get_subscription_count() and observations is not None and actions is not None:
+            self._plan.publish(messages.float32_array(np.concatenate([observations, actions], axis=1), "horizon", "column"))
+        for publisher, array, labels in (
+            (self._candidates, output.candidates_observation, ("candidate", "horizon", "column")),
+            (self._returns, output.candidates_return, ("candidate",)),
+            (self._spread, output.plan_spread, ("horizon", "column")),
+        ):
+            if publisher.get_subscription_count() and array is not None:
+                publisher.publish(messages.float32_array(array, *labels))
+
+    # ---- diagnostics ------------------------------------------------------------------------------------------------
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
+        loop, swap = self._loop, self._swap
+        assert loop is not None and swap is not None
+        session, counts, now = loop.session, loop.counts, base.steady_ns()
+        latency, jitter = loop.latency.summary(), loop.periods.jitter.summary()
+        reason = loop.reason or swap.reason
+        if session is None and not reason:
+            reason = "waiting for a controller"
+        values = {
+            "rate_hz": loop.periods.rate_hz(now),
+            "latency_p50_ms": latency.p50_ms,
+            "latency_p99_ms": latency.p99_ms,
+            "latency_max_ms": latency.max_ms,
+            "period_jitter_p99_ms": jitter.p99_ms,
+            "deadlines": counts.deadlines,
+            "deadline_misses": counts.deadline_misses,
+            "overruns": counts.overruns,
+            "observation_age_ms": -1.0 if self._observed_ns is None else (now - self._observed_ns) * 1e-6,
+            "drops": self._drops,
+            "controller_version": -1 if session is None else session.metadata.version,
+            "controller": "" if session is None else session.name,
+            "reason": reason,
+        }
+        return (base.WARN if reason else base.OK), reason or "serving", values
+
+
+def main() -> None:
+    """Entry point."""
+    base.run(MpcNode)
+
+
+if __name__ == "__main__":
+    main()

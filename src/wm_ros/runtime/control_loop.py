@@ -1,0 +1,159 @@
+"""Observations in, commands out: inference in a thread of its own, where the newest observation wins."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wm_ros.contract.assembler import Observation
+from wm_ros.contract.schema import Contract
+from wm_ros.runtime.control_ticks import ControlTicks, Tick
+from wm_ros.runtime.controller import ControllerOutput, ControllerSession
+from wm_ros.runtime.statistics import Durations, Periods
+
+
+@dataclass
+class Counts:
+    """Of one control loop since it began to serve."""
+
+    deadlines: int = 0
+    """Control ticks that had a command due. None in lockstep, where time waits."""
+    deadline_misses: int = 0
+    """Ticks without a command within one control period of the observation: late, skipped, or not ok."""
+    overruns: int = 0
+    """Observations that were replaced by a newer one before they were acted on."""
+    refused: int = 0
+    """Outputs that were not ok."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the controller said to one tick."""
+
+    session: ControllerSession
+    tick: Tick
+    output: ControllerOutput
+
+
+class ControlLoop:
+    """Runs a controller on every control tick.
+
+    Args:
+        contract: gives the period and the longest gap in observations.
+        seed: of the controller's noise; episode n after the start draws from `SeedSequence([seed, n])`.
+        lockstep: every new stamp is a tick, and there are no deadlines.
+        clock: the steady clock, in nanoseconds.
+        send: publishes the command of an answer that is ok; called in the loop's thread.
+        show: publishes what is for people, after the command; called in the loop's thread.
+        take: gives a controller that is ready to serve from now on, or None; asked between two ticks.
+        served: told when another controller begins to serve.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        seed: int,
+        lockstep: bool,
+        clock: Callable[[], int],
+        send: Callable[[Answer], None],
+        show: Callable[[Answer], None],
+        take: Callable[[], ControllerSession | None],
+        served: Callable[[ControllerSession], None],
+    ) -> None:
+        self.period_ns = contract.control.period_ns
+        self.counts = Counts()
+        self.latency = Durations()
+        """From the arrival of an observation to its command."""
+        self.periods = Periods(self.period_ns)
+        self.reason = ""
+        """Why the last tick gave no command; empty where it did."""
+        self._seed = seed
+        self._lockstep = lockstep
+        self._clock = clock
+        self._send, self._show, self._take, self._served = send, show, take, served
+        self._ticks = ControlTicks(self.period_ns, round(1e9 * contract.safety.max_observation_age_s), every=lockstep)
+        self._condition = threading.Condition()
+        self._pending: Tick | None = None
+        self._wake = False
+        self._closed = False
+        self._session: ControllerSession | None = None
+        self._resets = -1
+        self._thread = threading.Thread(target=self._work, name="control loop", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread; a controller that `take` gives serves from the first tick on."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread; an inference in progress is finished first."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def wake(self) -> None:
+        """Looks for a new controller now, also while no observations come."""
+        with self._condition:
+            self._wake = True
+            self._condition.notify_all()
+
+    @property
+    def session(self) -> ControllerSession | None:
+        """The controller that serves now."""
+        return self._session
+
+    def offer(self, observation: Observation, arrived_ns: int) -> None:
+        """The newest observation; returns at once."""
+        with self._condition:
+            tick = self._ticks.offer(observation, arrived_ns)
+            if tick is None:
+                return
+            if self._session is not None and not self._lockstep:
+                self.counts.deadlines += 1 + tick.skipped
+                self.counts.deadline_misses += tick.skipped
+                if self._pending is not None:
+                    self.counts.overruns += 1
+                    self.counts.deadline_misses += 1
+            self._pending = tick
+            self._condition.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            session = self._take()
+            if session is not None:
+                self._session = session
+                self._resets = -1
+                self._served(session)
+            with self._condition:
+                self._condition.wait_for(lambda: self._closed or self._wake or self._pending is not None)
+                if self._closed:
+                    return
+                woken, self._wake = self._wake, False
+                if woken:
+                    continue
+                tick, self._pending = self._pending, None
+            if tick is not None and self._session is not None:
+                self._act(self._session, tick)
+
+    def _act(self, session: ControllerSession, tick: Tick) -> None:
+        if tick.resets != self._resets:
+            self._resets = tick.resets
+            session.reset([self._seed, tick.resets])
+            self.periods.pause()
+        output = session.act(tick.observation.vector)
+        answer = Answer(session, tick, output)
+        self.reason = output.reason
+        if output.ok:
+            self._send(answer)
+            now = self._clock()
+            self.latency.add_ns(now - tick.arrived_ns)
+            self.periods.event(now)
+        with self._condition:
+            self.counts.refused += not output.ok
+            if not self._lockstep and (not output.ok or self._clock() - tick.arrived_ns > self.period_ns):
+                self.counts.deadline_misses += 1
+        if output.ok:
+            self._show(answer)
+        session.prepare()
