@@ -77,9 +77,8 @@ class MonitoredSystem:
                     raise SystemFailure(death.describe())
                 yield {"event": "respawn", "time": 0.0, "data": {"text": f"{death.describe(0)}; it is started again"}}
             if time.monotonic() - moved > self._patience_s:
-                raise SystemFailure(
-                    f"nothing has happened for {self._patience_s:.0f} s while waiting for {awaited()}; logs are in {self.supervisor.log_directory}"
-                )
+                where = self.supervisor.log_directory
+                raise SystemFailure(f"nothing has happened for {self._patience_s:.0f} s while waiting for {awaited()}; logs are in {where}")
 
 
 def monitor_of(processes: Sequence[Process]) -> NodeProcess:

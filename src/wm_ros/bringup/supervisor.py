@@ -57,7 +57,8 @@ class _Running:
 class Supervisor:
     """Owns the processes of a running system.
 
-    Use it as a context manager: leaving it ends every process, also after an exception. Should this process itself be killed, `watcher` ends them.
+    Use it as a context manager: leaving it ends every process, also after an exception. Should this process itself be killed, `watcher`
+    ends them.
     """
 
     def __init__(self, log_directory: Path, environment: Mapping[str, str] | None = None) -> None:

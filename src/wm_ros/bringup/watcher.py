@@ -1,8 +1,8 @@
 """Ends a system's processes when their supervisor dies without having done so: run as a script, by the supervisor only.
 
-It reads process group numbers from its standard input, `+123` when one starts and `-123` when one has ended. The end of the input means that
-the supervisor is gone, however it went, kill -9 included. What is left then gets an interrupt, so that bags are closed, and after `GRACE_S` the
-end. Only the standard library, and none of the package: it must be light, and live when everything else is broken.
+It reads process group numbers from its standard input, `+123` when one starts and `-123` when one has ended. The end of the input means
+that the supervisor is gone, however it went, kill -9 included. What is left then gets an interrupt, so that bags are closed, and after
+`GRACE_S` the end. Only the standard library, and none of the package: it must be light, and live when everything else is broken.
 """
 
 import os

@@ -94,8 +94,8 @@ def describe(contract: schema.Contract) -> str:
     lines.append(f"episode      {contract.episode.duration_s:g} s")
     safety = contract.safety
     lines.append(
-        f"safety       hold {safety.hold}; observation at most {safety.max_observation_age_s:g} s, plan at most {safety.max_plan_age_s:g} s old; "
-        f"e-stop on {safety.estop_topic}"
+        f"safety       hold {safety.hold}; observation at most {safety.max_observation_age_s:g} s old, "
+        f"plan at most {safety.max_plan_age_s:g} s; e-stop on {safety.estop_topic}"
     )
     lines.append(f"simulator    {contract.simulator.mjcf if contract.simulator else 'none'}")
     return "\n".join(lines)

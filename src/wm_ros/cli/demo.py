@@ -90,7 +90,7 @@ class _Run:
             demo.evaluate,
             demo.plain,
             title=f"{self.contract.name}, seed {demo.seed}",
-            episode_ticks=self.contract.episode_ticks,
+            episode_s=self.contract.episode.duration_s,
         )
         try:
             if self.moved is not None:

@@ -50,7 +50,8 @@ class LearnCheck:
         median = statistics.median(means.values())
         if median < self.median_return:
             found.append(f"median return {median:.0f}, wanted {self.median_return:.0f}")
-        found += [f"seed {seed}: return {mean:.0f}, wanted {self.worst_return:.0f}" for seed, mean in means.items() if mean < self.worst_return]
+        worst = self.worst_return
+        found += [f"seed {seed}: return {mean:.0f}, wanted {worst:.0f}" for seed, mean in means.items() if mean < worst]
         for summary in summaries:
             seed, wall_s, missed = summary["seed"], summary["wall_s"]["total"], summary["deadline_miss_fraction"]
             if wall_s > self.wall_s:
