@@ -102,7 +102,8 @@ def read_recording(bag: Bag, contract: Contract, namespace: str = "", *, bulk: b
                 for row in rows:
                     at = int(block.offset[row])
                     states.append(_state(bag, store, block.buffer[at : at + int(block.length[row])]))
-    if not states and (noted := bag.custom_data.get("wm_ros.episode")):
+    if noted := bag.custom_data.get("wm_ros.episode"):
+        # The newest word: an episode can be discarded after its bag was closed.
         states.append(announcements.read(EpisodeState, noted, f"{bag.path}: wm_ros.episode"))
     custom = bag.custom_data
     provenance = Provenance(
@@ -146,8 +147,9 @@ def episode_spans(states: tuple[EpisodeState, ...], last_ns: int) -> list[Span]:
     spans: dict[int, Span] = {}
     discarded: set[int] = set()
     for state in states:
-        if state.start_stamp_ns:
-            # Keyed by start, so that a second episode of one number after a restart is another one.
+        # Keyed by start, so that a second episode of one number after a restart is another one. A killed recorder's
+        # note still says `running` where the topic already said `ended`.
+        if state.start_stamp_ns and (state.state != "running" or state.start_stamp_ns not in running):
             running[state.start_stamp_ns] = state
         if state.state == "discarded" or state.outcome == "discarded":
             discarded.add(state.start_stamp_ns)

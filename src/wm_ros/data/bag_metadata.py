@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,16 @@ def write(directory: Path, metadata: Metadata) -> None:
     scratch = directory / (NAME + ".part")
     scratch.write_text(to_yaml(metadata), encoding="utf-8")
     scratch.replace(directory / NAME)
+
+
+def mark(directory: Path, custom_data: dict[str, str]) -> None:
+    """Replaces the custom data of a closed bag.
+
+    Raises:
+        UserError: the directory has no readable metadata.yaml.
+        OSError: it cannot be written.
+    """
+    write(directory, replace(read(directory / NAME), custom_data=dict(custom_data)))
 
 
 def read(path: Path) -> Metadata:

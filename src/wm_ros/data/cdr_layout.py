@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wm_ros.data.ros_types import Nodetype, Typestore
+from wm_ros.data.ros_types import TRAILING_BYTES, Nodetype, Typestore
 
 _SIZES = {
     "bool": 1, "byte": 1, "char": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2,
@@ -70,7 +70,7 @@ def layout_of(raw: bytes, message_type: str, store: Typestore) -> Layout:
     """
     walk = _Walk(raw, store)
     walk.message(message_type, "", 0)
-    if walk.at > len(raw) or walk.at + 3 < len(raw):
+    if walk.at > len(raw) or walk.at + TRAILING_BYTES <= len(raw):
         raise NoLayout("size")
     return Layout(len(raw), walk.leaves, tuple(_merged(walk.structure)))
 

@@ -12,7 +12,17 @@ from rosbags.typesys.store import Typestore
 
 from wm_ros.contract.errors import UserError
 
-__all__ = ["Nodetype", "SerdeError", "Typestore", "bag_store", "schema_text", "standard_store", "type_hash"]
+__all__ = [
+    "TRAILING_BYTES",
+    "Nodetype",
+    "SerdeError",
+    "Typestore",
+    "bag_store",
+    "deserialize",
+    "schema_text",
+    "standard_store",
+    "type_hash",
+]
 
 
 @lru_cache(maxsize=1)
@@ -77,13 +87,25 @@ def bag_store(definitions: dict[str, tuple[str, str]]) -> Typestore:
     return store
 
 
-def deserialize(store: Typestore, raw: Any, message_type: str) -> Any:
+TRAILING_BYTES = 8
+"""Bytes after a message that belong to nobody: the ROS middlewares round the size up when they serialize for a bag."""
+
+
+def deserialize(store: Typestore, raw: bytes, message_type: str) -> Any:
     """One message object from its CDR bytes.
 
     Raises:
         SerdeError: the bytes are no such message.
     """
-    try:
-        return store.deserialize_cdr(raw, message_type)
-    except (IndexError, OverflowError, MemoryError, KeyError, AssertionError) as error:
-        raise SerdeError(f"not a {message_type}: {error}") from None
+    fault: Exception | None = None
+    # rosbags itself lets up to three bytes follow.
+    for surplus in range(0, TRAILING_BYTES, 4):
+        try:
+            return store.deserialize_cdr(raw[: len(raw) - surplus], message_type)
+        except SerdeError as error:
+            fault = fault or error
+            if "size mismatch" not in str(error):
+                break
+        except (IndexError, OverflowError, MemoryError, KeyError, AssertionError) as error:
+            raise SerdeError(f"not a {message_type}: {error}") from None
+    raise fault or SerdeError(f"not a {message_type}")
