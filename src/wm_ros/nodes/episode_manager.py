@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ Phase = Literal["idle", "controller", "arm", "reset", "first", "running", "disar
 class EpisodeManager(WmNode):
     """One episode after the other, as `docs/architecture.md` has it."""
 
-    parameters: ClassVar = {
+    parameters: Mapping[str, Param] = {
         "auto": Param(0, "Training episodes to run by itself; 0: only on ~/start", low=0, high=100_000),
         "evaluate": Param(0, "Evaluation episodes to run by itself after the training ones", low=0, high=100_000),
         "wait_for_model": Param(True, "Training episode k waits for controller version >= k, evaluation for version >= auto"),

@@ -6,7 +6,8 @@ import json
 import threading
 import time
 from collections import deque
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from rcl_interfaces.msg import SetParametersResult
@@ -40,7 +41,7 @@ class SimNode(WmNode):
     One lock guards the simulator and the timeline: the pacing thread, the subscription and the services all step or reset it.
     """
 
-    parameters: ClassVar = {
+    parameters: Mapping[str, Param] = {
         "real_time_factor": Param(1.0, "Simulated seconds per second, in mode realtime", low=0.01, high=100.0, live=True),
         "publish_clock": Param(False, "Publish /clock; only one node of a graph may"),
         "fault": Param("none", "Fault put into sensors or commands", choices=(*SENSOR_FAULTS, COMMAND_LOSS), live=True),

@@ -52,6 +52,8 @@ class Simulator:
         """
         self.contract = contract
         settings, self.model = load_model(contract, beside)
+        # MuJoCo's own handler writes MUJOCO_LOG.TXT into the working directory; `fault` says the same.
+        mujoco.set_mju_user_warning(lambda text: None)
         # A diverged state shall stay visible: MuJoCo would silently start again from the default pose.
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
         self.data = mujoco.MjData(self.model)
