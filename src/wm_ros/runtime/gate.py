@@ -304,12 +304,13 @@ class Gate:
     def _limited(self, values: NDArray[np.float64], stamp_ns: int, now_ns: int) -> NDArray[np.float64]:
         clipped = np.clip(values, self._low, self._high)
         self.interventions["clipped"] += bool((clipped != values).any())
-        if self._last_sent is None or not np.isfinite(self._rate).any():
-            return clipped
-        elapsed = stamp_ns - self._last_sent_stamp if self.lockstep else now_ns - self._last_sent_ns
-        # A pause earns no larger step than two periods do.
-        step = self._rate * 1e-9 * min(max(elapsed, 0), 2 * self._period_ns)
-        limited = np.clip(clipped, self._last_sent - step, self._last_sent + step)
+        if self._last_sent is None:
+            start, elapsed = self._start(), self._period_ns
+        else:
+            start, elapsed = self._last_sent, stamp_ns - self._last_sent_stamp if self.lockstep else now_ns - self._last_sent_ns
+        # A pause earns no larger step than two periods do. At least 1 ns: no limit (infinity) times nothing would be NaN.
+        step = self._rate * 1e-9 * min(max(elapsed, 1), 2 * self._period_ns)
+        limited = np.clip(clipped, start - step, start + step)
         self.interventions["rate_limited"] += bool((limited != clipped).any())
         return limited
 
@@ -344,10 +345,24 @@ class Gate:
             return np.array([hold[name] for name in self.contract.action.names])
         if self._assembler.missing:
             return self._last_sent
+        measured = self._measured()
+        return self._within(np.array([measured[name] for name in self.contract.action.names]))
+
+    def _start(self) -> NDArray[np.float64]:
+        """What the joints [A] do before the first command: where they are under position control, else the safe action."""
+        hold = self.contract.safety.hold
+        known = dict(hold) if isinstance(hold, dict) else {}
+        if self.contract.action.interface == "position":
+            known |= self._measured()
+        return self._within(np.array([known.get(name, 0.0) for name in self.contract.action.names]))
+
+    def _measured(self) -> dict[str, float]:
         features = [f for c in self.contract.observation for f in c.features]
-        measured = {f.joint: v for f, v in zip(features, self._assembler.raw(), strict=True) if f.field == "position"}
-        position: NDArray[np.float64] = np.array([measured[name] for name in self.contract.action.names])
-        return np.clip(position, self._low, self._high)
+        return {str(f.joint): float(v) for f, v in zip(features, self._assembler.raw(), strict=True) if f.field == "position"}
+
+    def _within(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        limited: NDArray[np.float64] = np.clip(values, self._low, self._high)
+        return limited
 
     def _send(self, values: NDArray[np.float64], stamp_ns: int, controller: str, reason: str, now_ns: int) -> Outgoing:
         self._last_sent, self._last_sent_ns, self._last_sent_stamp = values, now_ns, stamp_ns

@@ -1,0 +1,178 @@
+"""No sequence of inputs yields an unsafe command: random ones, judged by a second, simpler account of the rules."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from runtime.gate_bench import MS, Bench, arm_contract, cartpole, joint_state
+
+from wm_ros.runtime.gate import Outgoing
+
+VALUES = st.one_of(st.floats(-2, 2), st.floats(), st.sampled_from([math.nan, math.inf, -math.inf, 1e308]))
+
+
+class AnySequence(RuleBasedStateMachine):
+    """Holds the robot's truth beside the gate, and checks everything that the gate sends against it."""
+
+    @initialize(arm=st.booleans(), lockstep=st.booleans())
+    def begin(self, arm: bool, lockstep: bool) -> None:
+        self.contract = arm_contract() if arm else cartpole()
+        self.lockstep = lockstep
+        self.period = self.contract.control.period_ns
+        self.bench = Bench(self.contract, lockstep)
+        self.armed = self.stopped = self.pressed = False
+        self.publishers = 1
+        self.fresh = dict.fromkeys([c.name for c in self.contract.observation], -(10**18))
+        self.newest = dict.fromkeys(self.fresh, 0)
+        self.set_back = False
+        self.allowed_since: int | None = None
+        self.checked = 0
+        self.last: Outgoing | None = None
+        self.last_at = 0
+        self.last_stamp = 0
+        self.answered: set[int] = set()
+        self.offered: list[float] = []
+        self.check()
+
+    def allowed(self) -> bool:
+        """Whether any command may pass now, by the design's list."""
+        fresh = all(
+            (self.lockstep or self.bench.now - self.fresh[c.name] <= 1e9 * c.max_age_s)
+            and max(self.newest.values()) - self.newest[c.name] <= 1e9 * c.max_age_s
+            for c in self.contract.observation
+        )
+        return self.armed and not self.stopped and self.publishers == 1 and fresh
+
+    def check(self) -> None:
+        """Everything sent since the last look."""
+        low, high = ([getattr(j, side) for j in self.contract.action.joints] for side in ("low", "high"))
+        rate = np.array([j.rate_limit or np.inf for j in self.contract.action.joints])
+        for at, sent in zip(self.bench.sent_at[self.checked :], self.bench.sent[self.checked :], strict=True):
+            assert np.isfinite(sent.values).all() and sent.values.shape == (self.contract.action_size,)
+            assert (low <= sent.values).all() and (sent.values <= high).all()
+            if self.lockstep:
+                assert sent.stamp_ns not in self.answered, "an observation was answered twice"
+                self.answered.add(sent.stamp_ns)
+            if not sent.reason:
+                assert self.allowed(), "a command passed that must not"
+                assert min(self.newest.values()) - sent.stamp_ns <= 1e9 * self.contract.safety.max_plan_age_s
+                assert self.offered and np.isfinite(self.offered).all()
+                if self.last is not None:
+                    assert (np.abs(sent.values - self.last.values) <= rate * 2e-9 * self.period + 1e-9).all()
+            self.last, self.last_at = sent, at
+        self.checked = len(self.bench.sent)
+
+    @rule(periods=st.integers(1, 5), value=st.floats(-1, 1))
+    def the_robot_works(self, periods: int, value: float) -> None:
+        """What happens most of the time."""
+        names = list(self.contract.action.names)
+        for _ in range(periods):
+            if not self.stopped and not self.armed:
+                self.somebody_arms()
+            self.time_passes(self.period // MS)
+            self.sensors_speak(None, self.period // MS)
+            self.send([value] * len(names), names, 0, 1)
+
+    @rule(ms=st.integers(1, 150))
+    def time_passes(self, ms: int) -> None:
+        forbidden_before = not self.allowed()
+        began = self.bench.now
+        self.bench.wait(ms)
+        self.check()
+        if self.lockstep or self.last is None or self.last.reason:
+            return
+        assert self.bench.now - self.last_at <= 2 * self.period, "a command went on for more than two periods"
+        if forbidden_before:
+            assert self.bench.now - began < 2 * self.period, "a fault went on for two periods without hold"
+
+    @rule(data=st.data(), step_ms=st.sampled_from([10, 10, 10, 20, 20, 0, 40, 500]))
+    def sensors_speak(self, data: st.DataObject | None, step_ms: int) -> None:
+        names = [c.name for c in self.contract.observation]
+        channels = names if data is None else data.draw(st.sampled_from([names, names, names, names[:1]]))
+        stamp = max([*self.newest.values(), self.bench.stamp]) + step_ms * MS
+        for name in channels:
+            if stamp > self.newest[name]:
+                self.fresh[name] = self.bench.now
+            self.newest[name] = stamp
+        self.bench.observe(stamp=stamp, channels=tuple(channels))
+        self.check()
+
+    @rule(back_ms=st.integers(1, 2000))
+    def a_sensor_speaks_of_the_past(self, back_ms: int) -> None:
+        if self.lockstep or min(self.newest.values()) == 0:
+            return  # lockstep takes it for a simulator that began anew, which has its own test
+        channel = self.contract.observation[0]
+        positions = {str(f.joint): 0.0 for f in channel.features}
+        message = joint_state(max(self.newest[channel.name] - back_ms * MS, 0), **positions)
+        assert self.bench.gate.sensor(channel.name, message, self.bench.now) is None
+        self.set_back = True
+
+    @rule(
+        data=st.data(),
+        offset_ms=st.sampled_from([0, 0, 0, 0, -10, -60, -101, -3000, 20, 101, 5000]),
+        publishers=st.sampled_from([1, 1, 1, 2]),
+    )
+    def a_command_comes(self, data: st.DataObject, offset_ms: int, publishers: int) -> None:
+        size = self.contract.action_size
+        names = data.draw(st.sampled_from([list(self.contract.action.names)] * 4 + [list(self.contract.action.names)[::-1], ["stranger"], []]))
+        values = data.draw(st.lists(VALUES, min_size=size, max_size=size))
+        self.send(values, names, offset_ms, publishers)
+
+    def send(self, values: list[float], names: list[str], offset_ms: int, publishers: int) -> None:
+        self.publishers = publishers
+        self.offered = values if set(names) == set(self.contract.action.names) else []
+        self.bench.command(*values, names=names, stamp=max(self.newest.values()) + offset_ms * MS, publishers=publishers)
+        self.check()
+        if not self.lockstep:
+            self.offered = []
+
+    @rule(pressed=st.booleans())
+    def the_estop_speaks(self, pressed: bool) -> None:
+        self.bench.estop(pressed)
+        self.pressed = pressed
+        if pressed:
+            self.stopped, self.armed = True, False
+        self.check()
+
+    @rule()
+    def somebody_arms(self) -> None:
+        was_armed = self.armed
+        refused = self.bench.gate.arm()
+        assert bool(refused) == self.pressed
+        if not refused and not was_armed:
+            self.armed, self.stopped = True, False
+            if self.set_back and not self.lockstep:
+                self.fresh = dict.fromkeys(self.fresh, -(10**18))  # at worst everything was forgotten
+                self.set_back = False
+                self.forgotten()
+
+    def forgotten(self) -> None:
+        """After a clock was set back the gate may begin anew, from the next samples on."""
+        if self.bench.gate.observation_stamp_ns is None:
+            self.newest = dict.fromkeys(self.newest, 0)
+        else:
+            self.fresh = dict.fromkeys(self.fresh, self.bench.now)
+
+    @rule()
+    def somebody_disarms(self) -> None:
+        self.bench.disarm()
+        self.armed = False
+        self.check()
+        assert self.last is None or self.last.reason or self.lockstep
+
+    @rule(source=st.sampled_from(["mpc", "policy"]))
+    def somebody_selects(self, source: str) -> None:
+        self.bench.gate.select(source)  # type: ignore[arg-type]
+        self.bench.gate.select("mpc")
+        self.publishers = 1 if source == "policy" else self.publishers
+
+
+AnySequence.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
+test_no_sequence_yields_an_unsafe_command = pytest.mark.filterwarnings("ignore")(AnySequence.TestCase)
