@@ -180,7 +180,7 @@ def test_a_killed_loggers_bag_is_readable_to_its_last_chunk(robot: Robot, logger
         nonlocal k
         robot.tick(k)
         k += 1
-        return storage.exists() and len(list(Bag(storage).blocks())) >= 2
+        return storage.exists() and storage.stat().st_size > 8 and len(list(Bag(storage).blocks())) >= 2
 
     robot.wait(two_chunks, "two chunks")
     process.kill()
@@ -189,8 +189,8 @@ def test_a_killed_loggers_bag_is_readable_to_its_last_chunk(robot: Robot, logger
     assert not (path / "metadata.yaml").exists()
     read = sensors_in(Bag(path))
     assert read and read == robot.sent[: len(read)]
-    (episode,) = read_episodes(path, schema.load("cartpole_swingup"))
-    assert len(episode) >= len(read) - 2
+    episodes = read_episodes(path, schema.load("cartpole_swingup"))
+    assert episodes[0].stamp[0] == START and episodes[0].provenance.controller_version == 2
 
 
 def test_a_full_disk_stops_the_recording_with_an_error_and_nothing_else(robot: Robot, logger: Any, tmp_path: Path) -> None:
