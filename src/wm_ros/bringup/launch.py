@@ -84,12 +84,12 @@ def _parse(name: str, text: str, kind: Any) -> Any:
 
 def actions(processes: Sequence[Process]) -> list[Any]:
     """launch_ros actions that run the described processes."""
-    from launch.actions import EmitEvent, ExecuteProcess
-    from launch.events import Shutdown
+    from launch.actions import ExecuteProcess, Shutdown
     from launch_ros.actions import LifecycleNode
 
-    def end(name: str) -> list[Any]:
-        return [EmitEvent(event=Shutdown(reason=f"{name} has ended"))]
+    def end(name: str) -> Any:
+        # Not after the first: launch reports every further shutdown as an error.
+        return lambda event, context: None if context.is_shutdown else [Shutdown(reason=f"{name} has ended")]
 
     made: list[Any] = []
     for process in processes:

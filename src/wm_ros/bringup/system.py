@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from wm_ros.contract import resources
+from wm_ros.contract import resources, schema
 from wm_ros.contract.errors import UserError
 
 TRAINER_NICE = 10
@@ -51,7 +51,7 @@ class SystemOptions:
     """Start the simulator; without it the topics come from a robot."""
     train: bool = False
     """Start the trainer, which learns from every recorded bag and announces controllers on topic `model`."""
-    agent: str = "pets_cartpole"
+    agent: str = "pets"
     """Agent configuration of the trainer: a YAML file, or the name of one in config/agents."""
     trainer_threads: int = 0
     """Threads of the trainer; 0: one in real time, so that the robot keeps its core, all in lockstep."""
@@ -113,8 +113,9 @@ def describe(options: SystemOptions) -> tuple[Process, ...]:
     """The processes of the running system, in the order in which they start.
 
     Raises:
-        UserError: the package's own configuration files are missing.
+        UserError: the contract is faulty, or the package's own configuration files are missing.
     """
+    schema.load(options.contract)  # once here, so that it is said once, and not by every node
     trainer_threads = options.trainer_threads or (0 if options.mode == "lockstep" else 1)
     nodes: list[Process] = []
     if options.simulate:

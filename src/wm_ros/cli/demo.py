@@ -48,7 +48,7 @@ class Demo:
     """Evaluation episodes in real time."""
     contract: str = "cartpole_swingup"
     """Contract of the task: a YAML file, or the name of a shipped one."""
-    agent: str = "pets_cartpole"
+    agent: str = "pets"
     """Agent configuration: a YAML file, or the name of one in config/agents."""
     params_file: str = ""
     """YAML file of node parameters, read after config/nodes.yaml."""

@@ -13,7 +13,6 @@ from wm_ros.bringup.supervisor import Supervisor
 from wm_ros.bringup.system import SystemOptions, describe
 from wm_ros.cli import run_folder
 from wm_ros.cli.failure import RunFailure
-from wm_ros.contract import schema
 
 POLL_S = 0.1
 
@@ -29,8 +28,7 @@ class Up:
 
     def run(self) -> int:
         """Runs the system until it is interrupted or a node dies."""
-        schema.load(self.options.contract)
-        processes = describe(self.options)
+        describe(self.options)  # refuses faulty options before anything is touched
         domain = present_domain()
         with reserve(domain, self.options.namespace):
             folder, moved = run_folder.fresh(Path(self.options.run_directory))
