@@ -1,0 +1,37 @@
+"""What an agent must be to ship as one ONNX controller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class NoiseSpec:
+    """One noise input, drawn ahead of every tick."""
+
+    shape: tuple[int, ...]
+    distribution: Literal["normal", "uniform"] = "normal"
+
+
+class Controller(nn.Module):
+    """A controller as a pure function of observation, carry and noise.
+
+    `forward(observation [O], carry, noise)` gives a dict with `action [A]` in contract units, `next` (the new carry) and whatever of
+    `value`, `plan.action`, `plan.observation`, `plan.spread`, `candidates.observation`, `candidates.return`, `ok` the agent has.
+    """
+
+    agent: str
+    """Name that stands in the artifact and in the command's frame_id."""
+    config: dict[str, Any]
+    """The agent's configuration, as plain data."""
+    carry: dict[str, tuple[int, ...]]
+    """Name → shape; every carry starts at zero."""
+    noise: dict[str, NoiseSpec]
+    plan_period_s: float | None = None
+    """Time between the rows of a plan."""
+
+    def forward(self, observation: Tensor, carry: dict[str, Tensor], noise: dict[str, Tensor]) -> dict[str, Any]:
+        raise NotImplementedError

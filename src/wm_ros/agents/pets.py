@@ -1,0 +1,80 @@
+"""PETS: probabilistic ensemble with trajectory sampling under MPC (Chua et al. 2018), with iCEM as the planner."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wm_ros.agents.controller import Controller, NoiseSpec
+from wm_ros.agents.explorer import ExplorerConfig
+from wm_ros.contract.schema import Contract
+from wm_ros.models.dynamics import ObservationDynamics
+from wm_ros.models.ensemble import EnsembleConfig
+from wm_ros.planners.icem import ICEM, ICEMConfig
+
+
+@dataclass(frozen=True)
+class PetsConfig:
+    """The agent; how it is fitted stands in `training.fit.FitConfig`."""
+
+    stride: int = 2
+    """Control ticks that one model step covers; the plan has one action per model step."""
+    sample: bool = False
+    """Plans draw from the predicted Gaussians; False propagates each member's mean, which is faster."""
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    planner: ICEMConfig = field(default_factory=ICEMConfig)
+    explorer: ExplorerConfig = field(default_factory=ExplorerConfig)
+    """What acts before there is a model."""
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise ValueError(f"stride {self.stride} must be at least 1")
+
+
+def dynamics(contract: Contract, config: PetsConfig, planning: bool) -> ObservationDynamics:
+    """Untrained networks: all members for training, the elites for planning."""
+    members = config.ensemble.elites if planning else config.ensemble.members
+    return ObservationDynamics(contract, config.ensemble, config.stride, members=members, sample=config.sample)
+
+
+class PetsController(Controller):
+    """The whole plan as one pure function: each tick plans anew and gives the best candidate's first action."""
+
+    agent = "pets"
+
+    def __init__(self, contract: Contract, config: PetsConfig) -> None:
+        super().__init__()
+        self.config = asdict(config)
+        self.model = dynamics(contract, config, planning=True)
+        self.planner = ICEM(
+            config.planner,
+            torch.tensor([j.low for j in contract.action.joints]),
+            torch.tensor([j.high for j in contract.action.joints]),
+        )
+        self.carry = self.planner.carry_shapes()
+        self.noise = {name: NoiseSpec(shape) for name, shape in self.planner.noise_shapes(self.model).items()}
+        self.plan_period_s = config.stride * contract.control.period_s
+
+    def take(self, trained: ObservationDynamics, elites: list[int]) -> None:
+        """Copies the normalizers and the chosen members of a trained model."""
+        with torch.no_grad():
+            for name, mine in self.model.named_buffers(recurse=False):
+                mine.copy_(getattr(trained, name))
+        self.model.network.members_from(trained.network, elites[: self.model.members])
+
+    def forward(self, observation: Tensor, carry: dict[str, Tensor], noise: dict[str, Tensor]) -> dict[str, Any]:
+        plan = self.planner(self.model, observation, carry, noise)
+        return {
+            "action": plan.action,
+            "next": plan.carry,
+            "value": plan.value,
+            "plan.action": plan.actions,
+            "plan.observation": plan.observations,
+            "plan.spread": plan.spread,
+            "candidates.observation": plan.candidates,
+            "candidates.return": plan.returns,
+            "ok": plan.ok,
+        }

@@ -1,0 +1,120 @@
+"""An ensemble of networks over observations as a world model, with the contract's own reward and termination."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from wm_ros.contract.functions import reward_function, termination_function
+from wm_ros.contract.schema import Contract
+from wm_ros.models.ensemble import EnsembleConfig, GaussianEnsemble
+from wm_ros.models.world_model import Imagined
+
+
+class ObservationDynamics(nn.Module):
+    """Predicts the observation `stride` ticks ahead from an observation and the actions of those ticks.
+
+    One network call covers several control ticks, so a long horizon costs few calls and compounds few errors. Targets are changes of the
+    observation, normalized; sin/cos pairs are brought back onto the unit circle after every step. Members never mix: each keeps its own
+    futures (TSinf of PETS, Chua et al. 2018, section 5.1), one particle per member and candidate.
+    """
+
+    def __init__(self, contract: Contract, config: EnsembleConfig, stride: int, members: int | None = None, sample: bool = False) -> None:
+        """Builds untrained networks.
+
+        Args:
+            contract: sizes, names, reward and termination.
+            config: of the ensemble.
+            stride: ticks per step, at least 1.
+            members: overrides `config.members`, for instance with the number of elites.
+            sample: rollouts draw from the predicted Gaussians; False propagates each member's mean.
+        """
+        super().__init__()
+        if stride < 1:
+            raise ValueError(f"stride {stride} must be at least 1")
+        self.stride, self.sample = stride, sample
+        size = contract.observation_size
+        self.observation_size, self.action_size = size, contract.action_size
+        self.network = GaussianEnsemble(config, size + stride * self.action_size, size, members)
+        self.members = self.network.members
+        self._reward, self._termination = reward_function(contract), termination_function(contract)
+        low = torch.tensor([j.low for j in contract.action.joints])
+        high = torch.tensor([j.high for j in contract.action.joints])
+        self.register_buffer("action_mean", (low + high) / 2)
+        self.register_buffer("action_std", (high - low) / 2)
+        for name, value in (("observation_mean", 0.0), ("observation_std", 1.0), ("target_mean", 0.0), ("target_std", 1.0)):
+            self.register_buffer(name, torch.full((size,), value))
+        pairs, offset = _circle_sums(contract.observation_names)
+        self._has_pairs = bool(pairs.any())
+        self.register_buffer("_pairs", pairs, persistent=False)
+        self.register_buffer("_offset", offset, persistent=False)
+
+    def inputs(self, observation: Tensor, actions: Tensor) -> Tensor:
+        """Normalized network inputs `[..., I]` from `observation [..., O]` and the actions of the ticks `[..., stride, A]`."""
+        scaled = (actions - self.action_mean) / self.action_std
+        return torch.cat([(observation - self.observation_mean) / self.observation_std, scaled.flatten(-2)], dim=-1)
+
+    def predict(self, observation: Tensor, actions: Tensor, noise: Tensor | None) -> Tensor:
+        """The observation `stride` ticks later.
+
+        Args:
+            observation: `[M, B, O]`.
+            actions: `[M, B, stride, A]`, one for each tick.
+            noise: standard normal `[M, B, O]`, or None for the mean.
+        """
+        mean, log_variance = self.network(self.inputs(observation, actions))
+        change = mean if noise is None else mean + torch.exp(0.5 * log_variance) * noise
+        return self._on_circle(observation + change * self.target_std + self.target_mean)
+
+    def noise_shape(self, horizon: int) -> tuple[int, ...] | None:
+        """See `WorldModel.noise_shape`: `[H, M, 1, O]`, the same for all candidates so that their ranking is not a matter of luck."""
+        return (horizon, self.members, 1, self.observation_size) if self.sample else None
+
+    def rollout(self, observation: Tensor, actions: Tensor, noise: Tensor | None) -> Imagined:
+        """See `WorldModel.rollout`.
+
+        Equal to `predict` step by step, but normalizers and the held action's columns are folded into the first and last layer, and
+        rewards are computed for all steps at once: a third of the nodes of the exported graph.
+        """
+        horizon, candidates = actions.shape[0], actions.shape[1]
+        weights, biases, size = list(self.network.weights), list(self.network.biases), self.observation_size
+        first = weights[0]
+        from_state = first[:, :size] / self.observation_std.unsqueeze(-1)
+        from_action = first[:, size:].unflatten(1, (self.stride, self.action_size)).sum(dim=1) / self.action_std.unsqueeze(-1)
+        bias = biases[0] - torch.matmul(self.observation_mean, from_state).unsqueeze(1) - torch.matmul(self.action_mean, from_action).unsqueeze(1)
+        driven = torch.matmul(actions.unsqueeze(1), from_action) + bias  # [H, M, N, width]
+        last_weight = weights[-1][..., :size] * self.target_std
+        last_bias = biases[-1][..., :size] * self.target_std + self.target_mean
+        state = observation.expand(self.members, candidates, size)
+        states = [state]
+        for h, push in enumerate(driven.unbind(0)):
+            hidden = nn.functional.silu(torch.matmul(state, from_state) + push)
+            for weight, offset in zip(weights[1:-1], biases[1:-1], strict=True):
+                hidden = nn.functional.silu(torch.matmul(hidden, weight) + offset)
+            following = state + (torch.matmul(hidden, last_weight) + last_bias)
+            if noise is not None:
+                log_variance = self.network.bounded(torch.matmul(hidden, weights[-1][..., size:]) + biases[-1][..., size:])
+                following = following + torch.exp(0.5 * log_variance) * self.target_std * noise[h]
+            state = self._on_circle(following)
+            states.append(state)
+        before, after = torch.stack(states[:-1]), torch.stack(states[1:])
+        held = actions.unsqueeze(1).expand(horizon, self.members, candidates, self.action_size)
+        reward = self.stride * self._reward(before, held, after)
+        if self._termination is None:
+            return Imagined(after, reward, None)
+        return Imagined(after, reward, torch.cumprod(1.0 - self._termination(before, held, after).to(reward.dtype), dim=0))
+
+    def _on_circle(self, observation: Tensor) -> Tensor:
+        if not self._has_pairs:
+            return observation
+        return observation / torch.sqrt(torch.matmul(observation * observation, self._pairs) + self._offset)
+
+
+def _circle_sums(names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """`P [O, O]` and `e [O]` such that `sqrt(x² @ P + e)` is the radius for columns of a sin/cos pair and 1 for all others."""
+    pairs, offset = torch.zeros(len(names), len(names)), torch.ones(len(names))
+    for i, name in enumerate(names[:-1]):
+        if name.endswith(".sin") and names[i + 1] == name[:-4] + ".cos":
+            pairs[i : i + 2, i : i + 2] = 1.0
+            offset[i : i + 2] = 1e-8
+    return pairs, offset

@@ -1,0 +1,58 @@
+"""Agent configurations: YAML in, frozen dataclasses out, every fault with its field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from wm_ros.agents.pets import PetsConfig
+from wm_ros.contract import resources
+from wm_ros.contract.errors import UserError
+from wm_ros.training.fit import FitConfig
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True)
+class AgentConfig:
+    """What `config/agents/<name>.yaml` holds."""
+
+    pets: PetsConfig = field(default_factory=PetsConfig)
+    """The agent itself."""
+    fit: FitConfig = field(default_factory=FitConfig)
+    """How its model is fitted."""
+
+
+def load(name: str | Path) -> AgentConfig:
+    """Reads an agent configuration from a file, or by the name of one that ships in `config/agents`.
+
+    Raises:
+        UserError: no such file, no YAML, an unknown field or a value out of range.
+    """
+    path = resources.find("config/agents", name, ".yaml")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from None
+    _refuse_unknown(AgentConfig, data, str(path), "")
+    try:
+        return TypeAdapter(AgentConfig).validate_python(data)
+    except ValidationError as error:
+        lines = [f"{path}: {'.'.join(str(p) for p in f['loc'])}: {f['msg'].removeprefix('Value error, ')}" for f in error.errors()]
+        raise UserError("\n".join(lines)) from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _refuse_unknown(kind: type, data: object, where: str, prefix: str) -> None:
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: {prefix or 'the file'}: expected a mapping, found {type(data).__name__}")
+    known = getattr(kind, "__dataclass_fields__")  # noqa: B009  (type checkers know no such attribute on `type`)
+    for key, value in data.items():
+        if key not in known:
+            raise UserError(f"{where}: {prefix}{key}: unknown field; there are {', '.join(known)}")
+        factory = known[key].default_factory
+        if isinstance(factory, type):
+            _refuse_unknown(factory, value, where, f"{prefix}{key}.")

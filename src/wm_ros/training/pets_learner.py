@@ -1,0 +1,152 @@
+"""Learns PETS controllers from episodes, one version after each training; knows nothing of ROS."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from wm_ros.agents.explorer import Explorer
+from wm_ros.agents.pets import PetsController, dynamics
+from wm_ros.contract.announcements import ControllerNotice
+from wm_ros.contract.errors import UserError
+from wm_ros.contract.schema import Contract
+from wm_ros.data.episode import Episode
+from wm_ros.export import controller as export
+from wm_ros.export.template import template, write_atomically
+from wm_ros.models.dynamics import ObservationDynamics
+from wm_ros.runtime.artifact import TrainingBag
+from wm_ros.training.config import AgentConfig
+from wm_ros.training.fit import concatenated, fit, transitions
+from wm_ros.training.open_loop import OpenLoop, open_loop
+
+Report = Callable[[str, dict[str, Any]], None]
+"""Called with a phase of `announcements.Progress` and further fields of it."""
+
+
+class PetsLearner:
+    """Grows a data set by episodes and writes `models/NNNN/{controller.onnx, model.safetensors, metrics.json}`."""
+
+    def __init__(self, contract: Contract, config: AgentConfig, directory: Path, seed: int, report: Report) -> None:
+        """Args: contract, agent configuration, the run's `models/` folder, seed of every draw, and who hears of progress."""
+        self.contract, self.config, self.directory, self.seed = contract, config, directory, seed
+        self.report = report
+        self.version = -1
+        self.episodes: list[Episode] = []
+        self.bags: list[TrainingBag] = []
+        self._unseen: list[Episode] = []
+        self._model: ObservationDynamics | None = None
+        self._graph: Any = None
+
+    @property
+    def transitions(self) -> int:
+        return sum(len(e) for e in self.episodes)
+
+    def add(self, episodes: list[Episode], bag: TrainingBag) -> None:
+        """Takes the episodes of one bag in."""
+        self.episodes += episodes
+        self._unseen += episodes
+        self.bags.append(bag)
+
+    def explore(self) -> ControllerNotice:
+        """Writes version 0, the controller that acts before there is a model."""
+        explorer = Explorer(self.contract, self.config.pets.explorer)
+        self.version = 0
+        self.report("exporting", {"version": 0})
+        written = export.write(
+            self.path(0), template(explorer, self.contract), explorer, self.contract, export.Origin(version=0, seed=self.seed)
+        )
+        return written.notice
+
+    def warm_up(self) -> None:
+        """Exports the agent's graph ahead of the first training, for it takes seconds."""
+        if self._graph is None:
+            self._graph = template(PetsController(self.contract, self.config.pets), self.contract)
+
+    def path(self, version: int) -> Path:
+        """Where the controller of a version is written."""
+        return self.directory / f"{version:04d}" / "controller.onnx"
+
+    def train(self) -> ControllerNotice:
+        """Fits the ensemble to all episodes, exports, checks and writes the next version.
+
+        Raises:
+            UserError: no episode is as long as a model step, or the exported file failed its checks.
+        """
+        settings = self.config.pets
+        rows = [transitions(e.observation, e.action, settings.stride) for e in self.episodes if len(e) >= settings.stride]
+        if not rows:
+            raise UserError(f"no episode has {settings.stride} ticks, one model step: record longer episodes or set pets.stride lower")
+        held_out = self._open_loop(self._unseen)
+        self.version = version = max(0, self.version) + 1
+        common = {"version": version, "episodes": len(self.episodes), "transitions": self.transitions}
+        model = dynamics(self.contract, settings, planning=False)
+        model.network.initialize(torch.Generator().manual_seed(self._seed(version, 0)))
+
+        def progress(done: int, steps: int, train_loss: float, holdout: float) -> None:
+            self.report("training", {**common, "epoch": done, "epochs": steps, "train_loss": train_loss, "holdout_loss": holdout})
+
+        result = fit(model, concatenated(rows), self.config.fit, self._seed(version, 1), progress)
+        self._model, self._unseen = model, []
+        self.report("exporting", common)
+        started = time.monotonic()
+        self.warm_up()
+        controller = PetsController(self.contract, settings)
+        controller.take(model, result.elites)
+        origin = export.Origin(version, self.seed, len(self.episodes), tuple(self.bags))
+        written = export.write(self.path(version), self._graph, controller, self.contract, origin)
+        metrics = {
+            **common,
+            "train_s": result.seconds,
+            "export_s": time.monotonic() - started,
+            "steps": result.steps,
+            "samples_per_second": result.samples_per_second,
+            "parity": written.parity,
+            "latency_ms": {"p50": written.latency_p50_ms, "p99": written.latency_p99_ms},
+            "train_loss": result.train_loss,
+            "holdout_loss": result.holdout_error,
+            "elites": result.elites,
+            "open_loop": None if held_out is None else held_out.as_dict(),
+            "seed": self.seed,
+            "contract_hash": self.contract.hash,
+            "config": asdict(self.config),
+            "versions": export.versions(),
+        }
+        folder = self.path(version).parent
+        write_atomically(folder / "model.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
+        write_atomically(folder / "metrics.json", json.dumps(metrics, indent=1).encode())
+        self.report(
+            "ready",
+            {
+                **common,
+                "train_loss": result.train_loss[-1],
+                "holdout_loss": result.holdout_error[-1],
+                "seconds": result.seconds,
+                "metrics": {
+                    "parity": written.parity,
+                    "latency_p50_ms": written.latency_p50_ms,
+                    "export_s": metrics["export_s"],
+                    "open_loop_rmse": None if held_out is None else held_out.normalized_rmse[-1],
+                    "open_loop_horizon_s": None if held_out is None else held_out.horizon_s[-1],
+                },
+            },
+        )
+        return written.notice
+
+    def _open_loop(self, episodes: list[Episode]) -> OpenLoop | None:
+        """Error of the last model on episodes that it has not seen; None before there is one."""
+        if self._model is None:
+            return None
+        pairs = [(e.observation, e.action) for e in episodes]
+        steps = self.config.pets.planner.horizon
+        return open_loop(self._model, pairs, steps, self.contract.control.period_s, self.contract.observation_names, self.seed)
+
+    def _seed(self, version: int, purpose: int) -> int:
+        return int(np.random.SeedSequence([self.seed, version, purpose]).generate_state(1)[0])
