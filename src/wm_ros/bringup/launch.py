@@ -11,7 +11,7 @@ from wm_ros.contract.errors import UserError
 
 COMMON = ("namespace", "use_sim_time", "contract", "params_file", "autostart", "log_level", "seed", "remap")
 VIEW = ("use_rviz", "rviz_config")
-DRIVE = ("controller", "record", "episodes", "evaluate", "run_directory", *VIEW)
+DRIVE = ("controller", "record", "episodes", "evaluate", "first_episode", "run_directory", *VIEW)
 TRAIN = ("agent", "trainer_threads", "run_directory")
 
 ARGUMENTS: dict[str, tuple[str, ...]] = {

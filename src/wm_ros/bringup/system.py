@@ -61,6 +61,8 @@ class SystemOptions:
     """Training episodes that run by themselves; each waits for the controller that has learned from the one before."""
     evaluate: int = 0
     """Evaluation episodes that run by themselves, after any training episodes."""
+    first_episode: int = 0
+    """Number of the first episode, where earlier ones were recorded before."""
     remap: tuple[str, ...] = ()
     """Topic remappings FROM:=TO for all nodes, such as joint_states:=/robot/joint_states."""
 
@@ -133,6 +135,7 @@ def describe(options: SystemOptions) -> tuple[Process, ...]:
             "episode_manager",
             auto=options.episodes,
             evaluate=options.evaluate,
+            first_episode=options.first_episode,
             # A controller that the user names drives all episodes: nobody counts its version up.
             wait_for_model=not (options.controller and options.episodes),
             has_sim=options.simulate,

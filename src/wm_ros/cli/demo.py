@@ -126,7 +126,9 @@ class _Run:
         return record
 
     def _evaluate(self, console: Console) -> Record:
-        options = self._options(mode="realtime", controller=str(self.controller), evaluate=self.demo.evaluate)
+        options = self._options(
+            mode="realtime", controller=str(self.controller), evaluate=self.demo.evaluate, first_episode=self.demo.episodes
+        )
         record = Record("evaluate", self.demo.evaluate)
         with MonitoredSystem(describe(options), self._logs(EVALUATE), self.environment) as system:
             self._follow(system, record, console, _settled(record))

@@ -42,6 +42,7 @@ class EpisodeManager(WmNode):
     parameters: Mapping[str, Param] = {
         "auto": Param(0, "Training episodes to run by itself; 0: only on ~/start", low=0, high=100_000),
         "evaluate": Param(0, "Evaluation episodes to run by itself after the training ones", low=0, high=100_000),
+        "first_episode": Param(0, "Number of the first episode, where earlier ones were recorded before", low=0, high=1_000_000),
         "wait_for_model": Param(True, "Training episode k waits for controller version >= k, evaluation for version >= auto"),
         "has_sim": Param(True, "Reset and pause a simulator; without, an episode starts at the next observation"),
         "observation_timeout_s": Param(1.0, "Real time: an episode without observations for so long is stopped, s", low=0.05, high=600.0),
@@ -78,7 +79,8 @@ class EpisodeManager(WmNode):
 
         self._phase, self._state = "idle", None
         self._controller: ControllerNotice | None = None
-        self._next = self._trained = self._evaluated = self._requested = 0
+        self._next = self.param("first_episode")
+        self._trained = self._evaluated = self._requested = 0
         self._by_itself = False
         self._halted = False
         self._waiting_for = ""
@@ -139,11 +141,15 @@ class EpisodeManager(WmNode):
         if not self.param("wait_for_model"):
             return True
         purpose, auto = self._wanted(), self.param("auto")
-        needed = 0 if self._requested and not self._series_left() else self._trained if purpose == "train" else auto
-        if self._controller is not None and self._controller.version >= needed:
+        if not self._series_left() or not auto:
+            needed = None  # whichever controller there is
+        else:
+            needed = self._trained if purpose == "train" else auto
+        have = self._controller
+        if have is not None and (needed is None or have.version >= needed):
             return True
-        have = "none yet" if self._controller is None else f"version {self._controller.version}"
-        self._waiting_for = f"mpc/controller version {needed} ({have})"
+        wanted = "mpc/controller" if needed is None else f"mpc/controller version {needed}"
+        self._waiting_for = f"{wanted} ({f'version {have.version}' if have else 'none yet'})"
         return False
 
     def _begin(self) -> None:
