@@ -142,7 +142,11 @@ class CommandGateNode(base.WmNode):
         state = f"holding: {reason}" if reason else "passing commands" if self._gate.passed else self._gate.state
         if state != self._state:
             self._state = state
-            (self.get_logger().warning if reason and reason not in ("disarmed", "no_command") else self.get_logger().info)(state)
+            # Two lines, since rclpy's loggers tie one severity to one line of code.
+            if reason and reason not in ("disarmed", "no_command"):
+                self.get_logger().warning(state)
+            else:
+                self.get_logger().info(state)
 
     def _remember(self, now: int) -> None:
         """When each of the last few observations was complete, by its stamp."""
