@@ -21,10 +21,11 @@ def arm_contract(hold: Any = "last_position", rate_limit: float | None = 2.0) ->
     """Two joints under position control at 100 Hz, seen through two channels."""
     data = json.loads(cartpole().canonical_json())
     data |= {"name": "arm_reach", "robot": "arm", "control": {"rate_hz": 100}, "simulator": None}
-    feature = {"field": "position", "units": "rad"}
+    kind = "sensor_msgs/msg/JointState"
+    elbow, wrist = ({"field": "position", "units": "rad", "joint": joint} for joint in ("elbow", "wrist"))
     data["observation"] = [
-        {"name": "near", "topic": "near", "type": "sensor_msgs/msg/JointState", "max_age_s": 0.05, "features": [{**feature, "joint": "elbow"}]},
-        {"name": "far", "topic": "far", "type": "sensor_msgs/msg/JointState", "max_age_s": 0.1, "features": [{**feature, "joint": "wrist"}]},
+        {"name": "near", "topic": "near", "type": kind, "max_age_s": 0.05, "features": [elbow]},
+        {"name": "far", "topic": "far", "type": kind, "max_age_s": 0.1, "features": [wrist]},
     ]
     joint = {"low": -1.0, "high": 1.0, "units": "rad", "rate_limit": rate_limit}
     data["action"] |= {"interface": "position", "joints": [{**joint, "name": "wrist"}, {**joint, "name": "elbow", "low": -0.5}]}
@@ -77,9 +78,13 @@ class Bench:
                 answer = self._keep(self.gate.sensor(channel.name, joint_state(self.stamp, **named), self.now)) or answer
         return answer
 
-    def command(self, *values: float, stamp: int | None = None, source: Source = "mpc", publishers: int = 1, **changes: Any) -> Outgoing | None:
-        fields = {"names": self.contract.action.names, "values": values, "stamp_ns": self.stamp if stamp is None else stamp, "controller": "c"}
-        return self._keep(self.gate.command(source, Proposal(**{**fields, **changes}), self.now, publishers))
+    def command(
+        self, *values: float, stamp: int | None = None, source: Source = "mpc", publishers: int = 1, **changes: Any
+    ) -> Outgoing | None:
+        """By default a good one, computed from the newest observation."""
+        stamp_ns = self.stamp if stamp is None else stamp
+        fields = {"names": self.contract.action.names, "values": values, "stamp_ns": stamp_ns, "controller": "c", **changes}
+        return self._keep(self.gate.command(source, Proposal(**fields), self.now, publishers))
 
     def estop(self, pressed: bool) -> Outgoing | None:
         return self._keep(self.gate.estop(pressed, self.now))

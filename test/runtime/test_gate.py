@@ -103,6 +103,19 @@ def test_one_silent_channel_of_two_is_enough_to_hold() -> None:
     assert bench.last.reason == "stale_observation"
 
 
+def test_a_channel_whose_stamps_lag_behind_the_others_is_stale_however_often_it_speaks() -> None:
+    bench = working(arm_contract())
+    lag = bench.stamp
+    for _ in range(7):
+        bench.wait(10)
+        bench.observe(channels=("far",))
+        now, lag = bench.stamp, lag + 1
+        bench.observe(stamp=lag, channels=("near",))
+        bench.stamp = now
+        bench.command(0.1, 0.1)
+    assert bench.last.reason == "stale_observation"
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_gate_holds_at_once_on_a_value_that_is_not_finite(value: float) -> None:
     bench = working()
@@ -422,6 +435,13 @@ def test_lockstep_disarmed_answers_each_observation_with_hold() -> None:
         assert bench.command(1.0) is None
         bench.wait(100)
     assert len(bench.sent) == 3
+
+
+def test_lockstep_does_not_answer_a_repeated_observation_again() -> None:
+    bench = Bench(cartpole(), lockstep=True)
+    bench.observe()
+    bench.observe(stamp=bench.stamp)
+    assert len(bench.sent) == 1
 
 
 def test_lockstep_waits_for_the_command_and_holds_only_after_its_timeout() -> None:
