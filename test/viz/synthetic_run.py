@@ -69,8 +69,18 @@ def swing_up(raw: np.ndarray, skill: float, generator: np.random.Generator) -> f
     return float(np.clip(skill * np.clip(force, -10, 10) + (1 - skill) * noise, -10, 10))
 
 
-def write_episode(directory: Path, contract: Contract, number: int, purpose: str, skill: float, ticks: int, plans: bool = True) -> Path:
-    """Simulates and records one episode."""
+def write_episode(
+    directory: Path,
+    contract: Contract,
+    number: int,
+    purpose: str,
+    skill: float,
+    ticks: int,
+    plans: bool = True,
+    noted: Contract | None = None,
+) -> Path:
+    """Simulates and records one episode; the bag says that it was recorded under `noted`, if that is given."""
+    noted = noted or contract
     generator = np.random.default_rng(number)
     simulator = Simulator(contract)
     simulator.reset(np.random.SeedSequence([7, number]))
@@ -100,7 +110,7 @@ def write_episode(directory: Path, contract: Contract, number: int, purpose: str
     )
     bag = BagWriter(
         directory / f"episode_{number:04d}",
-        {"wm_ros.contract": contract.canonical_json(), "wm_ros.contract_hash": contract.hash, "wm_ros.controller_version": str(number)},
+        {"wm_ros.contract": noted.canonical_json(), "wm_ros.contract_hash": noted.hash, "wm_ros.controller_version": str(number)},
     )
     sensor = bag.add_topic("/joint_states", "sensor_msgs/msg/JointState", Qos("best_effort", depth=5))
     command = bag.add_topic("/command", "sensor_msgs/msg/JointState", Qos(depth=1))
@@ -150,7 +160,10 @@ def metrics(contract: Contract, version: int) -> dict[str, Any]:
             "columns": list(contract.observation_names),
             "rmse": growth.tolist(),
             "coverage_90": (0.95 - 0.2 * horizon).tolist(),
-        },
+            "normalized_rmse": (0.3 * horizon / version).tolist(),
+        }
+        if version > 1
+        else None,
     }
 
 

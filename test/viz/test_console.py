@@ -144,6 +144,21 @@ def test_node_that_stops_reporting_is_shown_as_silent() -> None:
     assert "mpc (silent" in shown(console)
 
 
+def test_phase_change_forgets_the_nodes_of_the_phase_before() -> None:
+    console = Console(io.StringIO(), 1, 1, plain=True)
+    drive(console)
+    console.phase("report")
+    assert "mpc" not in shown(console)
+
+
+def test_evaluation_comes_after_learning_although_each_series_ends_with_finished() -> None:
+    console = Console(io.StringIO(), 1, 1, plain=True)
+    console.handle(episode(0, "ended", finished=True))
+    assert console.state.next_step() == "evaluation 1/1 in real time"
+    console.handle(episode(1, "ended", "evaluate", finished=True))
+    assert console.state.next_step() == "the report"
+
+
 def test_malformed_event_is_named_and_the_display_goes_on() -> None:
     out = io.StringIO()
     console = Console(out, 1, 1, plain=True)

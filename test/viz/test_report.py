@@ -229,6 +229,14 @@ def test_open_loop_figures_that_do_not_fit_are_left_out(part: Any) -> None:
     assert charts.open_loop({"version": 1, "open_loop": part}) is None
 
 
+def test_robot_without_an_mjcf_gets_every_chart_and_no_film(tmp_path: Path, contract: schema.Contract) -> None:
+    bare = contract.model_copy(update={"simulator": None})
+    synthetic_run.write_episode(tmp_path / "bags", contract, 0, "evaluate", 1.0, TICKS, noted=bare)
+    text = read_page(write_report(tmp_path))
+    assert "Neither film nor drawing" in text and "imagined</h2>" in text and text.count("<svg ") == 3
+    assert write_picture(tmp_path, tmp_path / "picture.png").stat().st_size > 10_000
+
+
 def test_unreadable_bag_is_named_and_the_others_are_told(damaged: Path) -> None:
     for path in (damaged / "bags" / "episode_0003").iterdir():
         path.write_bytes(b"garbage")

@@ -132,6 +132,7 @@ class OpenLoop:
     """Open-loop prediction error of a model."""
 
     version: int
+    """The model that was measured."""
     horizon_s: Array
     """`[H]`."""
     columns: tuple[str, ...]
@@ -139,17 +140,27 @@ class OpenLoop:
     """`[H, O]`, in the columns' units."""
     coverage_90: Array
     """`[H]`, share of truths within the predicted 90 % interval; may be empty."""
+    normalized: Array
+    """`[H]`, root mean square over columns of the error in standard deviations of the column; may be empty."""
 
 
 def open_loop(metrics: dict[str, Any]) -> OpenLoop | None:
-    """The open-loop part of a metrics.json, or None where it is missing or its sizes do not fit."""
+    """The open-loop part of a metrics.json, or None where it is missing or its sizes do not fit.
+
+    A model is measured when the next one is trained, on the episode that has come since, for that one it has not seen.
+    """
     part = section(metrics, "open_loop")
-    horizon, rmse, coverage = (numbers(part.get(key)) for key in ("horizon_s", "rmse", "coverage_90"))
-    names = part.get("columns")
+    horizon, rmse, coverage, normalized = (numbers(part.get(key)) for key in ("horizon_s", "rmse", "coverage_90", "normalized_rmse"))
+    names, version = part.get("columns"), metrics.get("version")
     if not isinstance(names, list) or horizon.ndim != 1 or rmse.shape != (len(horizon), len(names)) or not rmse.size:
         return None
     return OpenLoop(
-        int(metrics.get("version", -1)), horizon, tuple(map(str, names)), rmse, coverage if coverage.shape == horizon.shape else np.empty(0)
+        version - 1 if isinstance(version, int) else -1,
+        horizon,
+        tuple(map(str, names)),
+        rmse,
+        coverage if coverage.shape == horizon.shape else np.empty(0),
+        normalized if normalized.shape == horizon.shape else np.empty(0),
     )
 
 
@@ -190,25 +201,25 @@ def draw_errors(figure: Figure, models: Sequence[OpenLoop], contract: Contract |
 
 
 def draw_error_summary(axes: Any, models: Sequence[OpenLoop], theme: Theme) -> None:
-    """Error over the horizon in one line per model: mean over columns, each relative to the newest model's largest."""
+    """Error over the horizon in one line per model, columns together."""
+    normalized = all(len(model.normalized) for model in models)
     scale = np.nanmax(models[-1].rmse, axis=0).clip(1e-9)
     for age, model in enumerate(reversed(models)):
-        if model.columns == models[-1].columns:
-            last = age == 0
-            label = {0: f"model {model.version}", len(models) - 1: f"model {model.version}"}.get(age)
-            axes.plot(
-                model.horizon_s,
-                np.nanmean(model.rmse / scale, axis=1),
-                color=theme.train,
-                lw=2.0 if last else 1.0,
-                alpha=1.0 if last else max(0.2, 0.6 - 0.1 * age),
-                label=label,
-            )
+        if model.columns != models[-1].columns:
+            continue
+        axes.plot(
+            model.horizon_s,
+            model.normalized if normalized else np.nanmean(model.rmse / scale, axis=1),
+            color=theme.train,
+            lw=2.0 if age == 0 else 1.0,
+            alpha=1.0 if age == 0 else max(0.25, 0.6 - 0.1 * age),
+            label=f"model {model.version}" if age in (0, len(models) - 1) else None,
+        )
     axes.set_ylim(bottom=0)
     axes.set_xlabel("horizon [s]")
-    axes.set_ylabel("relative RMSE")
+    axes.set_ylabel("RMSE / standard deviation" if normalized else "RMSE, newest model's largest = 1")
     axes.set_title("open-loop prediction error")
-    axes.legend(loc="upper left")
+    _legend_beside_title(axes)
 
 
 # ---- timing -----------------------------------------------------------------------------------------------------------

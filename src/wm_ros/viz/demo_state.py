@@ -79,7 +79,6 @@ class DemoState:
     newest: ControllerNotice | None = None
     serving: ControllerNotice | None = None
     nodes: dict[str, Health] = field(default_factory=dict)
-    finished: bool = False
 
     @property
     def current(self) -> EpisodeRow | None:
@@ -96,8 +95,9 @@ class DemoState:
         return sum(row.purpose == purpose and row.state == "ended" for row in self.rows)
 
     def enter(self, phase: str, now: float) -> None:
-        """A new phase of the demo begins."""
+        """A new phase of the demo begins; it may have other processes."""
         self.phases.append((phase, now))
+        self.nodes.clear()
 
     def apply(self, event: Mapping[str, Any], now: float) -> str | None:
         """Takes one event in.
@@ -130,7 +130,6 @@ class DemoState:
             row.total = state.total_reward
         if state.controller_version >= 0:
             row.version = state.controller_version
-        self.finished = state.finished
         what = f"episode {row.episode:04d} ({self.label(row)})"
         if state.state == "ended":
             return f"{what}: return {row.total:.1f} in {row.ticks} ticks, {row.outcome or 'ended'}"
@@ -164,7 +163,7 @@ class DemoState:
         self.progress = progress
         row = self._trained_row(progress)
         if row is not None and progress.phase in ("training", "exporting", "ready"):
-            row.train_s = progress.seconds
+            row.train_s = progress.seconds or row.train_s
             if progress.holdout_loss is not None:
                 row.model_error = progress.holdout_loss
         if before is not None and (before.phase, before.version) == (progress.phase, progress.version):
@@ -172,7 +171,8 @@ class DemoState:
         loss = "" if progress.holdout_loss is None else f", held-out loss {progress.holdout_loss:.3f}"
         text = f": {progress.message}" if progress.message else ""
         data_so_far = plural(progress.episodes, "episode")
-        return f"trainer: {progress.phase}, version {progress.version}, {data_so_far}{loss}, {progress.seconds:.1f} s{text}"
+        took = f", {progress.seconds:.1f} s" if progress.seconds else ""
+        return f"trainer: {progress.phase}, version {progress.version}, {data_so_far}{loss}{took}{text}"
 
     def _on_segment(self, data: Mapping[str, Any], now: float) -> str:
         segment = _read(Segment, data)
@@ -204,7 +204,7 @@ class DemoState:
     def next_step(self) -> str:
         """What comes next, in a few words."""
         learned, evaluated = self.done("train"), self.done("evaluate")
-        if self.finished or (learned >= self.total_episodes and evaluated >= self.evaluation_episodes):
+        if learned >= self.total_episodes and evaluated >= self.evaluation_episodes:
             return "the report"
         row = self.current
         if row is None and self.progress is not None and self.progress.phase in ("reading", "training", "exporting"):

@@ -35,15 +35,15 @@ def drawing(contract: Contract, episode: EpisodeRecord) -> str:
     rows = np.unique(np.linspace(0, len(episode.time) - 1, min(MAX_FRAMES, len(episode.time))).round().astype(int))
     poses = [kinematics.poses(episode.observation[row]) for row in rows]
     tips = kinematics.tracked(episode.observation[rows])
-    across = _across(np.array([p for p, _ in poses]), tips)
+    across = across_axis(np.array([p for p, _ in poses]), tips)
     axes = (across, 2)
 
     still, moving = [], []
     for i, geometry in enumerate(kinematics.geometry):
         if geometry.moves:
-            moving.append([_shape(geometry, position[i], rotation[i], axes) for position, rotation in poses])
+            moving.append([side_shape(geometry, position[i], rotation[i], axes) for position, rotation in poses])
         else:
-            still.append(_shape(geometry, poses[0][0][i], poses[0][1][i], axes))
+            still.append(side_shape(geometry, poses[0][0][i], poses[0][1][i], axes))
     by_tick = {plan.tick: plan.rows[:, : contract.observation_size] for plan in episode.plans}
     plans: list[list[float]] = []
     for row in rows:
@@ -70,7 +70,7 @@ def drawing(contract: Contract, episode: EpisodeRecord) -> str:
 <script type="application/json">{data}</script></div><script>{PLAYER}</script>'
 
 
-def _across(positions: Array, tips: Array) -> int:
+def across_axis(positions: Array, tips: Array) -> int:
     """The horizontal axis of the world (0 or 1) along which more happens; positions `[T, G, 3]`, tips `[T, 3]`."""
     spread = np.ptp(positions, axis=0).max(axis=0) + np.ptp(tips, axis=0)
     return 0 if spread[0] >= spread[1] else 1
@@ -89,7 +89,7 @@ def _view(moving: list[list[Any]], tips: Array) -> list[float]:
     return [round(float(v), DECIMALS) for v in (*(low - margin), *(high + margin))]
 
 
-def _shape(geometry: Geometry, position: Array, rotation: Array, axes: tuple[int, int]) -> dict[str, Any] | None:
+def side_shape(geometry: Geometry, position: Array, rotation: Array, axes: tuple[int, int]) -> dict[str, Any] | None:
     """One geom in the plane of the picture: {"k": kind, "p": flat coordinates, "r": radius, "c": color}."""
     color = "#" + "".join(f"{round(255 * min(1.0, max(0.0, c))):02x}" for c in geometry.color[:3])
     a, b, _ = geometry.size

@@ -17,6 +17,7 @@ from wm_ros.viz.charts import OpenLoop, Published
 from wm_ros.viz.demo_state import plural
 from wm_ros.viz.drawing import drawing
 from wm_ros.viz.run_record import EpisodeRecord, RunRecord, numbers, read_run, section
+from wm_ros.viz.strip import draw_strip
 from wm_ros.viz.theme import LIGHT, STAND_INS, Theme
 from wm_ros.viz.video import Render, film
 
@@ -73,12 +74,14 @@ def write_picture(run_directory: Path, path: Path, theme: Theme = LIGHT) -> Path
         raise UserError(f"{run_directory}: no recorded episode in bags/, so there is no picture to draw: run the demo again")
     models = _open_loops(record)
     with charts.styled(theme):
-        figure = charts.new_figure(WIDTH_IN, 6.4, theme)
+        figure = charts.new_figure(WIDTH_IN, 7.2, theme)
         figure.patch.set(facecolor="#ffffff" if theme is LIGHT else "#12161d", alpha=1.0)
-        parts: Any = figure.subfigures(2, 1, height_ratios=(1.35, 1.0))
-        upper, lower = parts
+        parts: Any = figure.subfigures(3, 1, height_ratios=(0.4, 1.3, 1.0))
+        top, upper, lower = parts
         for part in parts:
             part.patch.set_alpha(0.0)
+        if contract.simulator is not None:
+            draw_strip(top.subplots(), contract, episode, theme)
         panels = _panels(upper, contract)
         charts.draw_trajectory(panels, episode, contract, record.plan_period_s, theme)
         left, right = lower.subplots(1, 2)
@@ -217,8 +220,8 @@ def _open_loops(record: RunRecord) -> list[OpenLoop]:
 def _errors(record: RunRecord) -> str:
     title, models = "Open-loop prediction error", _open_loops(record)
     text = (
-        "The model predicts from one observation on, fed with the recorded actions and its own predictions. Root mean square over held-out "
-        "data; faint lines are earlier models."
+        "A model predicts from one observation on, fed with the recorded actions and its own predictions, in an episode that it has not "
+        "seen: the one that it drove. Root mean square in the columns' units; faint lines are earlier models."
     )
     if not models:
         return page.section(title, text, page.missing("No model left an open-loop measurement in models/*/metrics.json."))
