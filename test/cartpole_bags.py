@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def joint_state(
     return cdr(JOINT_STATE, message(JOINT_STATE, header(stamp_ns, frame), names, *columns), **options)
 
 
+@lru_cache
 def contract() -> Contract:
     return schema.load("cartpole_swingup")
 

@@ -126,7 +126,7 @@ def test_a_cut_file_is_read_to_its_last_whole_chunk_and_the_loss_is_counted(tmp_
     path = write_cartpole(tmp_path / "bag", 50, close=False)
     storage = path / "bag_0.mcap"
     whole = storage.read_bytes()
-    for size, messages in ((len(whole) - 7, 102), (len(whole) - 7000, 0)):  # within the chunk's index, within the chunk
+    for size, messages in ((len(whole) - 7, 102), (len(whole) // 2, 0)):  # within the chunk's index, within the chunk
         storage.write_bytes(whole[:size])
         cut = Bag(path)
         assert sum(len(b) for b in cut.blocks()) == messages

@@ -58,6 +58,10 @@ def check_contract(bag: Bag, contract: Contract, *, force: bool = False) -> None
     recorded_hash = bag.custom_data.get("wm_ros.contract_hash", "")
     recorded = bag.contract
     if recorded is not None:
+        if recorded_hash and recorded.hash != recorded_hash:
+            raise UserError(
+                f"{bag.path}: its contract and its contract's hash do not belong together: the bag is damaged or was changed; leave it out"
+            )
         recorded_hash = recorded.hash
     if force or not recorded_hash or recorded_hash == contract.hash:
         return

@@ -12,10 +12,9 @@ import numpy as np
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
-from wm_ros.data import bag_metadata, ros_types
+from wm_ros.data import bag_metadata, ros_types, storage
 from wm_ros.data.bag_writer import RECORD
-from wm_ros.data.block import Block, Connection, Limits
-from wm_ros.data.mcap_scan import McapScan
+from wm_ros.data.block import Block, Connection, Damage, Limits
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,9 @@ class Bag:
             if lost:
                 raise UserError(f"{noted}: names {', '.join(lost)}, which is not there: bring the file back or remove metadata.yaml")
         else:
-            files = sorted(self.path.glob("*.mcap"), key=_natural)
+            files = sorted((p for p in self.path.iterdir() if storage.is_storage(p)), key=_natural)
         if not files:
-            raise UserError(f"{self.path}: no bag in it (no metadata.yaml and no .mcap file): give the directory of one recording")
+            raise UserError(f"{self.path}: no bag in it (no metadata.yaml, no .mcap and no .db3 file): give the directory of one recording")
         return tuple(files)
 
     # ---- messages -------------------------------------------------------------------------------------------------
@@ -89,13 +88,18 @@ class Bag:
         Raises:
             UserError: a file is no storage file, or is beyond the limits.
         """
-        self.losses = []
+        losses: list[Loss] = []
         for path in self.files:
-            scan = McapScan(path, self.limits)
-            yield from scan.blocks()
-            if scan.fault:
-                self.losses.append(Loss(path, scan.lost_bytes, scan.fault))
-            self._records = {**scan.metadata.get(RECORD, {}), **self._records}
+            with storage.opened(path, self.limits) as scan:
+                try:
+                    for block in scan.blocks():
+                        yield storage.plain_messages(block, self.limits, path)
+                except Damage as damage:
+                    losses.append(Loss(path, path.stat().st_size, str(damage)))
+                if scan.fault:
+                    losses.append(Loss(path, scan.lost_bytes, scan.fault))
+                self._records = {**scan.metadata.get(RECORD, {}), **self._records}
+        self.losses = losses
 
     def messages(self, topics: set[str] | None = None) -> Iterator[Message]:
         """Single messages, in the order in which they were written; `topics` None for all."""
@@ -110,19 +114,33 @@ class Bag:
     # ---- what is in it --------------------------------------------------------------------------------------------
 
     def _survey(self) -> dict[str, Connection]:
-        """One pass over all files: topics, counts, losses and custom data."""
+        """Topics, counts and custom data: from the files' own summaries, or else by one pass over them."""
         if self._connections is None:
             connections: dict[str, Connection] = {}
             counts: dict[str, int] = {}
-            for block in self.blocks():
-                for key, connection in block.connections.items():
+
+            def note(found: dict[int, Connection], numbers: dict[int, int]) -> None:
+                for key, connection in found.items():
                     other = connections.setdefault(connection.topic, connection)
                     if other.type != connection.type:
                         raise UserError(
                             f"{self.path}: topic {connection.topic} is recorded as {other.type} and as {connection.type}: "
                             "split the bag into one with each type"
                         )
-                    counts[connection.topic] = counts.get(connection.topic, 0) + int((block.channel == key).sum())
+                    counts[connection.topic] = counts.get(connection.topic, 0) + numbers.get(key, 0)
+
+            for path in self.files:
+                with storage.opened(path, self.limits) as scan:
+                    survey = scan.survey()
+                    if survey is not None:
+                        note(survey.connections, survey.counts)
+                        records = survey.metadata
+                    else:
+                        for block in scan.blocks():
+                            channels, numbers = np.unique(block.channel, return_counts=True)
+                            note(block.connections, dict(zip(channels.tolist(), numbers.tolist(), strict=True)))
+                        records = scan.metadata
+                self._records = {**records.get(RECORD, {}), **self._records}
             self._connections, self._counts = connections, counts
         return self._connections
 
@@ -133,7 +151,7 @@ class Bag:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Topic → messages that can be read."""
+        """Topic → messages, as the files say of themselves where they were closed, as can be read where they were not."""
         self._survey()
         return dict(self._counts)
 

@@ -44,6 +44,17 @@ class Block:
         return len(self.offset)
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What a file says about itself without being read through."""
+
+    connections: dict[int, Connection]
+    counts: dict[int, int]
+    """Messages of each connection."""
+    metadata: dict[str, dict[str, str]]
+    """MCAP metadata records by name; only those that the recorder of this package writes."""
+
+
 class Damage(Exception):
     """The rest of a file cannot be trusted; what came before is sound."""
 
@@ -54,7 +65,7 @@ class Limits:
 
     chunk_bytes: int = 256 << 20
     """Largest chunk or message, uncompressed."""
-    file_bytes: int = 256 << 30
+    file_bytes: int = 64 << 30
     """Largest storage file after decompression of a file-compressed bag."""
 
 

@@ -85,8 +85,8 @@ class ColumnDecoder:
         """
         features = len(self.channel.features)
         raw = np.full((len(rows), features), np.nan)
-        stamp = np.zeros(len(rows), np.int64)
         received = block.log_time[rows]
+        stamp = received.copy()  # what a channel without header stamps keeps
         usable = np.zeros(len(rows), np.bool_)
         pending = np.arange(len(rows))
         if bulk and len(rows) >= _FEW:

@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import lz4.frame
 import numpy as np
@@ -18,12 +18,15 @@ import zstandard
 from numpy.typing import NDArray
 
 from wm_ros.contract.errors import UserError
-from wm_ros.data.block import Block, Connection, Damage, Limits, refuse_bomb
+from wm_ros.data.block import Block, Connection, Damage, Limits, Survey, refuse_bomb
 from wm_ros.data.mcap_writer import MAGIC
 
 _HEAD = struct.Struct("<BQ")
 _MESSAGE = struct.Struct("<BQHIQQ")
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE_OP, _CHUNK, _METADATA, _DATA_END = 0x02, 0x03, 0x04, 0x05, 0x06, 0x0C, 0x0F
+_STATISTICS, _METADATA_INDEX = 0x0B, 0x0D
+_END = struct.Struct("<BQQQI8s")
+_MAX_SUMMARY = 256 << 20
 _KNOWN = range(0x01, 0x10)
 _LOOSE = 1 << 20
 _MAX_TIME = 2**63 - 1
@@ -65,6 +68,50 @@ class McapScan:
                     yield from self._records(data, size)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read: {error.strerror}: check the path and its permissions") from None
+
+    def survey(self) -> Survey | None:
+        """Topics, counts and our metadata from the summary at the end; None where there is none that passes its checksum."""
+        try:
+            with open(self.path, "rb") as file:
+                size = file.seek(0, 2)
+                if size < _END.size + len(MAGIC):
+                    return None
+                file.seek(size - _END.size)
+                end = file.read(_END.size)
+                opcode, length, start, _, crc, magic = _END.unpack(end)
+                length_of_summary = size - _END.size - start
+                if opcode != _FOOTER or length != 20 or magic != MAGIC or not start or not 0 < length_of_summary <= _MAX_SUMMARY:
+                    return None
+                file.seek(start)
+                summary = file.read(length_of_summary)
+                if not crc or zlib.crc32(end[: _HEAD.size + 16], zlib.crc32(summary)) != crc:
+                    return None
+                return self._summary(file, summary)
+        except (OSError, Damage, struct.error):
+            return None
+
+    def _summary(self, file: BinaryIO, summary: bytes) -> Survey | None:
+        counts: dict[int, int] | None = None
+        records: dict[str, dict[str, str]] = {}
+        at = 0
+        while at < len(summary):
+            opcode, length = _HEAD.unpack_from(summary, at)
+            body = summary[at + _HEAD.size : at + _HEAD.size + length]
+            at += _HEAD.size + length
+            if opcode in (_SCHEMA, _CHANNEL):
+                self._define(opcode, body)
+            elif opcode == _STATISTICS:
+                counts = {int(key): int(n) for key, n in struct.iter_unpack("<HQ", body[46:])}
+            elif opcode == _METADATA_INDEX:
+                offset, size = struct.unpack_from("<QQ", body)
+                if _Fields(body[16:]).text() == "wm_ros" and size <= _MAX_SUMMARY:
+                    file.seek(offset)
+                    fields = _Fields(file.read(size)[_HEAD.size :])
+                    records[fields.text()] = fields.mapping()
+        if counts is None or not set(counts) <= set(self._connections):
+            self._connections.clear()
+            return None
+        return Survey(dict(self._connections), {key: counts.get(key, 0) for key in self._connections}, records)
 
     def _records(self, data: mmap.mmap, size: int) -> Iterator[Block]:
         at, loose = len(MAGIC), -1

@@ -38,8 +38,7 @@ class _Chunk:
 class McapWriter:
     """Chunked MCAP, records as the specification says. After an OSError only `abandon` may be called.
 
-    mcap's own Writer closes chunks by size only; schemas and channels stand outside of the chunks here, so that a damaged chunk costs
-    nothing but itself.
+    mcap's own Writer closes chunks by size only. As there, schemas and channels stand in the first chunk, where its checksum guards them.
     """
 
     def __init__(self, path: Path, library: str, compression: Compression = "zstd") -> None:
@@ -53,7 +52,7 @@ class McapWriter:
         self.start_time = 0
         self.end_time = 0
         self._compression = compression
-        self._zstd = zstandard.ZstdCompressor(level=1)
+        self._zstd = zstandard.ZstdCompressor(level=1, write_checksum=True)
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
         self._counts: dict[int, int] = defaultdict(int)
@@ -92,22 +91,22 @@ class McapWriter:
         self._write(record)
 
     def add_schema(self, name: str, encoding: str, text: str) -> int:
-        """Writes a schema, at once, and gives its id."""
+        """Puts a schema into the open chunk and gives its id."""
         schema = Schema(id=len(self._schemas) + 1, name=name, encoding=encoding, data=text.encode())
         self._schemas[schema.id] = schema
         builder = RecordBuilder()
         schema.write(builder)
-        self._write(builder.end())
+        self._chunk.records += builder.end()
         return len(self._schemas)
 
     def add_channel(self, topic: str, schema_id: int, metadata: dict[str, str]) -> int:
-        """Writes a channel of CDR messages, at once, and gives its id."""
+        """Puts a channel of CDR messages into the open chunk and gives its id."""
         channel = Channel(id=len(self._channels) + 1, topic=topic, message_encoding="cdr", metadata=metadata, schema_id=schema_id)
         self._channels[channel.id] = channel
         self._counts[channel.id] = 0
         builder = RecordBuilder()
         channel.write(builder)
-        self._write(builder.end())
+        self._chunk.records += builder.end()
         return len(self._channels)
 
     def add_message(self, channel_id: int, log_time: int, publish_time: int, data: bytes) -> None:
@@ -131,9 +130,10 @@ class McapWriter:
 
     def close_chunk(self) -> None:
         """Compresses the open chunk and writes it with its index."""
-        chunk, self._chunk = self._chunk, _Chunk(bytearray(), {})
+        chunk = self._chunk
         if not chunk.messages:
             return
+        self._chunk = _Chunk(bytearray(), {})
         self.start_time = min(self.start_time, chunk.start) if self.messages else chunk.start
         self.end_time = max(self.end_time, chunk.end)
         self.messages += chunk.messages

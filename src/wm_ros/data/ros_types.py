@@ -68,23 +68,39 @@ def bag_store(definitions: dict[str, tuple[str, str]]) -> Typestore:
     Raises:
         UserError: a definition cannot be read and the standard messages have no such type.
     """
-    store = get_typestore(Stores.LATEST)
+    own: dict[str, Any] = {}
     for message_type, (encoding, text) in definitions.items():
-        if not text:
-            continue
-        try:
-            types = get_types_from_idl(text) if encoding == "ros2idl" else get_types_from_msg(text, message_type)
-        except (TypesysError, ValueError, KeyError, RecursionError) as error:
-            if message_type in store.fielddefs:
-                continue
-            raise UserError(f"{message_type}: its definition in the bag cannot be read: {error}: record it again") from None
-        own = {name: definition for name, definition in types.items() if store.fielddefs.get(name) != definition}
-        for name in own:
-            store.fielddefs.pop(name, None)
-            store.types.pop(name, None)
-        if own:
-            store.register(own)
+        if text:
+            own.update(_different(message_type, encoding, text))
+    if not own:
+        return standard_store()  # shared, with the decoders that it has compiled
+    store = get_typestore(Stores.LATEST)
+    for name in own:
+        store.fielddefs.pop(name, None)
+        store.types.pop(name, None)
+    try:
+        store.register(own)
+    except (TypesysError, SyntaxError, ValueError, KeyError) as error:
+        raise UserError(f"the bag's definitions of {', '.join(sorted(own))} cannot be used: {error}: record it again") from None
     return store
+
+
+@lru_cache(maxsize=1024)
+def _different(message_type: str, encoding: str, text: str) -> dict[str, Any]:
+    """The types in a definition that are not those of a standard ROS 2."""
+    known = standard_store().fielddefs
+    try:
+        types = get_types_from_idl(text) if encoding == "ros2idl" else get_types_from_msg(text, message_type)
+    except (TypesysError, ValueError, KeyError, IndexError, RecursionError) as error:
+        if message_type in known:
+            return {}
+        raise UserError(f"{message_type}: its definition in the bag cannot be read: {error}: record it again") from None
+    return {name: made for name, made in types.items() if name not in known or _fields(known[name]) != _fields(made)}
+
+
+def _fields(definition: Any) -> Any:
+    """Names and types; constants and defaults do not change the bytes."""
+    return definition[1]
 
 
 TRAILING_BYTES = 8

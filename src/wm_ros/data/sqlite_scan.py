@@ -1,0 +1,110 @@
+"""Reads one sqlite3 storage file of rosbag2, in blocks."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from wm_ros.contract.errors import UserError
+from wm_ros.data.block import Block, Connection, Limits, Survey, refuse_bomb
+
+_ROWS = 4096
+_BYTES = 1 << 20
+_MAX_TIME = 2**63 - 1
+
+
+class SqliteScan:
+    """One pass over a file.
+
+    After `blocks()` is exhausted, `lost_bytes` and `fault` say what could not be read.
+    """
+
+    def __init__(self, path: Path, limits: Limits | None = None) -> None:
+        self.path = path
+        self.limits = limits or Limits()
+        self.metadata: dict[str, dict[str, str]] = {}
+        """sqlite3 storage has no place for it."""
+        self.lost_bytes = 0
+        self.fault = ""
+        """Empty, or why reading ended before the last message."""
+
+    def blocks(self) -> Iterator[Block]:
+        """The file's messages in the order in which they were written.
+
+        Raises:
+            UserError: no rosbag2 database, or a message beyond the limits.
+        """
+        database = self._open()
+        try:
+            connections = self._connections(database)
+            size = self.path.stat().st_size
+            done = 0
+            try:
+                rows = database.execute(
+                    "SELECT topic_id, timestamp, length(data), CASE WHEN length(data) <= ? THEN data END FROM messages ORDER BY id",
+                    (self.limits.chunk_bytes,),
+                )
+                pieces: list[bytes] = []
+                table: list[tuple[int, int, int, int]] = []
+                at = 0
+                for topic, stamp, length, data in rows:
+                    if data is None and isinstance(length, int) and length > self.limits.chunk_bytes:
+                        raise refuse_bomb(self.path, length, self.limits.chunk_bytes)
+                    if topic not in connections or not isinstance(data, bytes) or not isinstance(stamp, int) or not 0 <= stamp <= _MAX_TIME:
+                        raise sqlite3.DatabaseError("a message without topic, time or data")
+                    table.append((at, len(data), topic, stamp))
+                    pieces.append(data)
+                    at += len(data)
+                    if len(table) >= _ROWS or at >= _BYTES:
+                        yield _block(pieces, table, connections)
+                        done += at
+                        pieces, table, at = [], [], 0
+                if table:
+                    yield _block(pieces, table, connections)
+            except (sqlite3.Error, OverflowError) as error:
+                if table:
+                    yield _block(pieces, table, connections)
+                self.fault = str(error)
+                self.lost_bytes = max(size - done - at, 0)
+        finally:
+            database.close()
+
+    def survey(self) -> Survey | None:
+        """Topics and counts from the tables; None where they cannot be read."""
+        database = self._open()
+        try:
+            connections = self._connections(database)
+            counts = dict(database.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
+        except (sqlite3.Error, OverflowError):
+            return None
+        finally:
+            database.close()
+        return Survey(connections, {key: int(counts.get(key, 0)) for key in connections}, {})
+
+    def _open(self) -> sqlite3.Connection:
+        # Immutable: nothing beside the file is made or needed, so a bag on a read-only disk can be read.
+        return sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro&immutable=1", uri=True)
+
+    def _connections(self, database: sqlite3.Connection) -> dict[int, Connection]:
+        try:
+            topics = database.execute("SELECT id, name, type, serialization_format FROM topics").fetchall()
+        except (sqlite3.Error, OverflowError) as error:
+            raise UserError(f"{self.path}: not a rosbag2 database: {error}: check the path") from None
+        try:
+            rows = database.execute("SELECT topic_type, encoding, encoded_message_definition FROM message_definitions").fetchall()
+            definitions = {str(kind): (str(encoding), str(text)) for kind, encoding, text in rows}
+        except (sqlite3.Error, OverflowError):
+            definitions = {}  # Humble and older have none
+        return {
+            int(key): Connection(str(name), str(kind), str(encoding), *definitions.get(str(kind), ("", "")))
+            for key, name, kind, encoding in topics
+        }
+
+
+def _block(pieces: list[bytes], rows: list[tuple[int, int, int, int]], connections: dict[int, Connection]) -> Block:
+    table = np.array(rows, dtype=np.int64)
+    return Block(b"".join(pieces), table[:, 0], table[:, 1], table[:, 2], table[:, 3], connections)

@@ -1,0 +1,135 @@
+"""Damages bags at random and reads them: `python test/fault/fuzz_bags.py --inputs 100000`.
+
+Whatever was done to a file, reading it must give what the whole file gives or the beginning of it, or one clear error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from cartpole_bags import contract, write_cartpole
+
+from wm_ros.contract.errors import UserError
+from wm_ros.data.align import episodes_of, read_recording
+from wm_ros.data.bag_reader import Bag
+from wm_ros.data.bag_writer import BagOptions
+from wm_ros.data.block import Limits
+
+LIMITS = Limits(chunk_bytes=8 << 20, file_bytes=64 << 20)
+MEMORY = 4 << 30
+Mutation = Callable[[np.random.Generator, bytearray], None]
+
+
+def flip(rng: np.random.Generator, data: bytearray) -> None:
+    """One to eight bits."""
+    for _ in range(rng.integers(1, 9)):
+        data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+
+
+def overwrite(rng: np.random.Generator, data: bytearray) -> None:
+    """A run of up to 64 bytes: zeros, ones, or noise."""
+    at, count = rng.integers(len(data)), int(rng.integers(1, 65))
+    run = [bytes(count), b"\xff" * count, rng.bytes(count)][rng.integers(3)]
+    data[at : at + count] = run[: len(data) - at]
+
+
+def number(rng: np.random.Generator, data: bytearray) -> None:
+    """An extreme number where a length might be."""
+    at = int(rng.integers(len(data) - 8))
+    value = int(rng.choice(np.array([0, 1, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1], np.uint64)))
+    data[at : at + 8] = value.to_bytes(8, "little")
+
+
+def cut(rng: np.random.Generator, data: bytearray) -> None:
+    """The end is missing."""
+    del data[rng.integers(len(data)) :]
+
+
+def remove(rng: np.random.Generator, data: bytearray) -> None:
+    """A piece is missing."""
+    at = rng.integers(len(data))
+    del data[at : at + rng.integers(1, 200)]
+
+
+def repeat(rng: np.random.Generator, data: bytearray) -> None:
+    """A piece stands there twice."""
+    at = int(rng.integers(len(data)))
+    piece = data[at : at + int(rng.integers(1, 2000))]
+    data[at:at] = piece
+
+
+MUTATIONS: tuple[Mutation, ...] = (flip, overwrite, number, cut, remove, repeat)
+
+
+class Fuzz:
+    """Bags to damage, and what they hold when they are whole."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "damaged.mcap"
+        self.originals = []
+        for name in ("zstd", "lz4", "none"):
+            options = BagOptions(chunk_bytes=1500, compression=name)  # type: ignore[arg-type]
+            path = write_cartpole(folder / name, 30, options=options) / f"{name}_0.mcap"
+            bag = Bag(path)
+            self.originals.append((path.read_bytes(), list(bag.messages()), read_recording(bag, contract())))
+
+    def one(self, seed: int) -> str:
+        """Damages one bag and reads it; gives how that ended.
+
+        Raises:
+            AssertionError: something was read that is not in the original.
+        """
+        rng = np.random.default_rng(seed)
+        whole, messages, recording = self.originals[rng.integers(len(self.originals))]
+        data = bytearray(whole)
+        for _ in range(rng.integers(1, 3)):
+            if len(data) > 16:
+                MUTATIONS[rng.integers(len(MUTATIONS))](rng, data)
+        self.file.write_bytes(data)
+        try:
+            bag = Bag(self.file, LIMITS)
+            got = list(bag.messages())
+            if got != messages[: len(got)]:
+                # A chunk that stands there twice is read twice: each message is still one of the recording.
+                assert {(m.topic, m.log_time, m.data) for m in got} <= {(m.topic, m.log_time, m.data) for m in messages}, f"seed {seed}"
+            if len(got) < len(messages) and data[:8] == whole[:8]:
+                assert bag.losses, f"seed {seed}: {len(messages) - len(got)} messages were lost without a word"
+            decoded = read_recording(bag, contract())
+            known = {r.tobytes() for r in recording.channels["joints"].raw}
+            assert all(r.tobytes() in known for r in decoded.channels["joints"].raw), f"seed {seed}"
+            episodes_of(decoded, contract())
+        except UserError as error:
+            assert str(error), f"seed {seed}"
+            return "error"
+        return "whole" if len(got) == len(messages) else "beginning"
+
+
+def main() -> None:
+    """Runs as many inputs as asked for and prints how they ended."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    began, outcomes, slowest = time.monotonic(), Counter[str](), 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        fuzz = Fuzz(Path(folder))
+        for seed in range(arguments.seed, arguments.seed + arguments.inputs):
+            start = time.monotonic()
+            outcomes[fuzz.one(seed)] += 1
+            slowest = max(slowest, time.monotonic() - start)
+    print(f"{arguments.inputs} inputs in {time.monotonic() - began:.0f} s, slowest {slowest:.2f} s: {dict(outcomes)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""A damaged bag gives the beginning of the recording and says what is lost, or one clear error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cartpole_bags import contract, write_cartpole
+from fault.fuzz_bags import Fuzz
+
+from wm_ros.contract.errors import UserError
+from wm_ros.data.align import read_episodes
+from wm_ros.data.bag_reader import Bag
+from wm_ros.data.bag_writer import BagOptions
+
+
+@pytest.mark.parametrize("compression", ["zstd", "none"])
+def test_a_bag_cut_at_any_of_200_places_is_read_to_its_last_whole_chunk(compression: str, tmp_path: Path) -> None:
+    path = write_cartpole(tmp_path / "bag", 100, options=BagOptions(chunk_bytes=2000, compression=compression))  # type: ignore[arg-type]
+    storage = path / "bag_0.mcap"
+    whole = storage.read_bytes()
+    messages = list(Bag(path).messages())
+    ends = np.cumsum([len(b) for b in Bag(path).blocks()])
+    (path / "metadata.yaml").unlink()
+    previous = 0
+    for size in np.sort(np.random.default_rng(0).integers(8, len(whole), 200)):
+        storage.write_bytes(whole[:size])
+        bag = Bag(path)
+        got = list(bag.messages())
+        assert got == messages[: len(got)]
+        assert len(got) in {0, *ends.tolist()} and len(got) >= previous
+        if len(got) < len(messages):
+            (loss,) = bag.losses
+            assert 0 <= loss.bytes <= size
+        previous = len(got)
+    assert previous > len(messages) * 0.8
+
+
+def test_300_bags_damaged_at_random_give_no_wrong_number(tmp_path: Path) -> None:
+    fuzz = Fuzz(tmp_path)
+    outcomes = {fuzz.one(seed) for seed in range(300)}
+    assert outcomes == {"error", "beginning", "whole"}
+
+
+def test_a_contract_that_was_changed_in_the_bag_is_noticed(tmp_path: Path) -> None:
+    path = write_cartpole(tmp_path / "bag", 10)
+    noted = path / "metadata.yaml"
+    noted.write_text(noted.read_text().replace('"rate_hz":50.0', '"rate_hz":80.0'))
+    with pytest.raises(UserError, match="do not belong together"):
+        read_episodes(path, contract())
