@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -118,6 +119,37 @@ def test_terminal_display_draws_and_leaves_the_last_picture() -> None:
     text = out.getvalue()
     assert "a remark" in text and "cart-pole swing-up" in text and "\x1b[" in text
     assert "learning 1/1" in text.rpartition("╭")[2], "the last picture stays"
+
+
+@pytest.mark.parametrize(("encoding", "term"), [("ascii", "xterm"), ("latin-1", "xterm"), ("utf-8", "dumb")])
+def test_terminal_that_cannot_draw_gets_plain_lines(encoding: str, term: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", term)
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding)
+    monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    console = Console(stream, 1, 1, plain=False)
+    console.note("café → bar")
+    drive(console)
+    console.close()
+    assert b"\x1b" not in raw.getvalue() and b"return 15.0" in raw.getvalue()
+
+
+def test_events_and_remarks_may_come_while_the_picture_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wm_ros.viz.console.REFRESH_HZ", 500)
+    console = Console(Terminal(), 1, 1, plain=False, episode_s=10.0)
+
+    def remark() -> None:
+        for i in range(100):
+            console.note(f"remark {i}")
+            console.handle(event("step", {"stamp_s": float(i), "reward": 1.0, "terminated": 0.0, "truncated": 0.0, "return": float(i)}))
+
+    threads = [threading.Thread(target=remark, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60.0)
+    assert not any(thread.is_alive() for thread in threads), "a deadlock"
+    console.close()
 
 
 def test_picture_tells_returns_error_training_time_latency_health_and_what_is_next() -> None:

@@ -87,8 +87,10 @@ class Console:
         self._lock = threading.RLock()
         self._live: Live | None = None
         self._closed = False
-        if not plain and stream.isatty():
-            self._rich = RichConsole(file=stream, highlight=False)
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
+        self._rich = RichConsole(file=stream, highlight=False)
+        drawable = stream.isatty() and not self._rich.is_dumb_terminal and self._encoding.lower().startswith("utf")
+        if drawable and not plain:
             self._live = Live(
                 get_renderable=self.picture,
                 console=self._rich,
@@ -121,10 +123,12 @@ class Console:
     def note(self, text: str) -> None:
         """Says one thing that is no event, above the picture."""
         with self._lock:
-            if self._live is None:
+            live = self._live
+            if live is None:
                 self._line(text)
-            else:
-                self._rich.print(Text.assemble(("▸ ", "bold cyan"), text))
+        # Outside the lock: rich takes its own, and the thread that draws takes them in the other order.
+        if live is not None:
+            self._rich.print(Text.assemble(("▸ ", "bold cyan"), text))
 
     def close(self) -> None:
         """Leaves the last picture on the terminal; safe to call twice."""
@@ -145,7 +149,8 @@ class Console:
         return shutil.get_terminal_size().columns
 
     def _line(self, text: str) -> None:
-        self._stream.write(f"[{self._now:7.1f} s] {text}\n")
+        line = f"[{self._now:7.1f} s] {text}\n"
+        self._stream.write(line.encode(self._encoding, "replace").decode(self._encoding))
         self._stream.flush()
 
     def picture(self) -> RenderableType:
