@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -113,5 +115,5 @@ def load(path: Path) -> Episode:
         if set(record) != known:
             raise ValueError(f"its record has the fields {sorted(record)}")
         return Episode(**columns, truncated=truncated, provenance=Provenance(**record))
-    except (OSError, ValueError, KeyError, IndexError, EOFError, TypeError) as error:
+    except (OSError, ValueError, KeyError, IndexError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: not an episode file: {error}: convert the bag again") from None
