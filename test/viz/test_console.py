@@ -17,6 +17,11 @@ from wm_ros.viz.console import Console, bar, sparkline
 SHA = "ab" * 32
 
 
+@pytest.fixture(autouse=True)
+def usual_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "110")
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -201,12 +206,14 @@ def test_malformed_event_is_named_and_the_display_goes_on() -> None:
     assert "return 15.0" in out.getvalue()
 
 
-@pytest.mark.parametrize("width", [60, 80, 200])
+@pytest.mark.parametrize("width", [60, 80, 90, 110, 200])
 def test_picture_fits_its_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     console = Console(io.StringIO(), 6, 3, plain=True)
     drive(console)
-    assert max(len(line) for line in shown(console, width).splitlines()) <= width
+    text = shown(console, width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "…" not in text or width < 80, "nothing is cut on a terminal of usual width"
 
 
 def test_sparkline_and_bar_keep_their_width_whatever_the_numbers() -> None:

@@ -28,6 +28,8 @@ REFRESH_HZ = 4
 QUIET_S = 3.0
 """Diagnostics come at 1 Hz: after three missed ones a node is shown as silent."""
 LEARN, EVALUATE = "cyan", "green"
+WIDE = 92
+"""Columns of a terminal from which on there is room for bars."""
 
 
 def sparkline(values: Sequence[float], width: int, low: float | None = None, high: float | None = None) -> str:
@@ -159,7 +161,8 @@ class Console:
             parts: list[RenderableType] = [self._phases(), Text(), self._episodes()]
             if not self._closed:
                 parts += [Text(), self._current(), self._trainer(), Text.assemble(("  next  ", "dim"), self.state.next_step())]
-            parts += [Text(), self._health()]
+            if self.state.nodes or not self._closed:
+                parts += [Text(), self._health()]
             heading = (
                 Text.assemble((" wm_ros ", "bold"), ("· ", "dim"), (self._title, "bold"), " ") if self._title != "wm_ros" else " wm_ros "
             )
@@ -187,31 +190,35 @@ class Console:
         return line if phases else line.append("starting", "dim")
 
     def _episodes(self) -> Table:
+        # On a narrow terminal the figures stay and the ornaments go.
+        wide = self._width >= WIDE
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), expand=True, header_style="dim", show_edge=False)
-        table.add_column("", no_wrap=True)
+        table.add_column("", no_wrap=True, ratio=None if wide else 1)
         table.add_column("return", justify="right", no_wrap=True)
-        table.add_column("", no_wrap=True, ratio=1)
-        for name in ("driver", "model error", "training", "plan p50 / p99"):
+        if wide:
+            table.add_column("", no_wrap=True, ratio=1)
+            table.add_column("driver", justify="right", no_wrap=True)
+        for name in ("model error", "training", "plan p50 / p99"):
             table.add_column(name, justify="right", no_wrap=True)
         scale = max(self.state.best, 1e-9)
-        width = max(4, min(28, self._width - 74))
         for row in self._visible_rows():
             colour = EVALUATE if row.purpose == "evaluate" else LEARN
             running = row.state in ("starting", "running")
             if row.state == "discarded":
-                table.add_row(Text(self.state.label(row), "dim strike"), Text("discarded", "dim"), "", "", "", "", "")
+                table.add_row(Text(self.state.label(row), "dim strike"), Text("discarded", "dim"))
                 continue
+            drawn = Text(bar(row.total / scale, min(28, self._width - 84)), f"dim {colour}" if running else colour)
+            driver = Text("random" if row.version == 0 else f"v{row.version}" if row.version > 0 else "", "dim")
             table.add_row(
                 Text(self.state.label(row), f"bold {colour}" if running else ""),
                 Text(f"{row.total:.1f}", "bold" if not running else "dim"),
-                Text(bar(row.total / scale, width), f"dim {colour}" if running else colour),
-                Text("random" if row.version == 0 else f"v{row.version}" if row.version > 0 else "", "dim"),
+                *((drawn, driver) if wide else ()),
                 measured(row.model_error, "{:.3f}"),
                 measured(row.train_s, "{:.1f} s"),
                 latency(row),
             )
         if not self.state.rows:
-            table.add_row(Text("waiting for the first episode", "dim"), "", "", "", "", "", "")
+            table.add_row(Text("waiting for the first episode", "dim"))
         return table
 
     def _visible_rows(self) -> list[EpisodeRow]:

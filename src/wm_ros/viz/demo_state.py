@@ -214,7 +214,7 @@ class DemoState:
                 else f"evaluation 1/{self.evaluation_episodes}"
             )
         if row is not None and row.purpose == "train":
-            return f"the trainer reads the bag of episode {row.episode:04d} and writes the next controller"
+            return f"the trainer learns from the bag of episode {row.episode:04d}"
         if learned < self.total_episodes:
             return f"learning {learned + 1}/{self.total_episodes}"
         nth = evaluated + 1 + (row is not None)
