@@ -27,7 +27,7 @@ class MpcNode(base.WmNode):
     """Thin: the loop is `runtime.control_loop`, the controller `runtime.controller`."""
 
     parameters: Mapping[str, Param] = {
-        "controller": Param("", "Controller artifact to serve; empty: the newest one announced on `model`", live=True),
+        "controller": Param("", "Controller artifact to serve, whatever `model` announces; empty: the newest announced", live=True),
         "threads": Param(base.default_threads(), "Threads of one inference", low=1, high=256),
         "cpu_affinity": Param("", "Processors for inference, such as 0,2-3; empty: all"),
     }
@@ -117,7 +117,7 @@ class MpcNode(base.WmNode):
             if notice.contract_hash != self.contract.hash:
                 raise UserError(f"model: version {notice.version} is for contract {notice.contract_hash[:16]}…, not for this robot's")
         except UserError as error:
-            self._swap.reason = str(error)
+            self._swap.refuse(str(error))
             self.get_logger().error(f"ignored: {error}")
             return
         self._swap.request(notice.path, notice.sha256)

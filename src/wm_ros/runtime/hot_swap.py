@@ -51,6 +51,10 @@ class HotSwap:
             self._request = _Request(path, sha256)
             self._condition.notify_all()
 
+    def refuse(self, reason: str) -> None:
+        """Notes a controller that was refused before it came to loading."""
+        self.reason = reason
+
     def take(self) -> ControllerSession | None:
         """The controller that became ready since the last call, for the control loop to serve from now on."""
         with self._condition:
