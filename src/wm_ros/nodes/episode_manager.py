@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from rclpy.duration import Duration
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
@@ -26,6 +27,8 @@ from wm_ros.runtime.episode_tracker import EpisodeTracker, Step
 STEP_LABEL = "stamp_s,reward,terminated,truncated,return"
 SERVICE_TIMEOUT_S = 5.0
 RETRY_S = 0.5
+ACKNOWLEDGE_S = 0.5
+"""Longest wait for a slow subscriber of `episode`."""
 TIMER_S = 0.05
 # In lockstep the robot does not wait for this node, so what comes while it is busy must not push anything out.
 DEEP_QOS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
@@ -84,7 +87,7 @@ class EpisodeManager(WmNode):
         self._by_itself = False
         self._halted = False
         self._waiting_for = ""
-        self._trouble = ""
+        self._troubles: dict[str, str] = {}
         self._bad_messages = 0
         self._from_ns = 0
         self._buffer: deque[tuple[int, NDArray[np.float32]]] = deque(maxlen=BUFFERED)
@@ -212,7 +215,7 @@ class EpisodeManager(WmNode):
             self._assembler.update(channel, message, steady_ns())
         except BadMessage as error:
             self._bad_messages += 1
-            self._trouble = str(error)
+            self._troubles["message"] = str(error)
             return
         observation = self._assembler.observe()
         if observation is None:
@@ -243,7 +246,7 @@ class EpisodeManager(WmNode):
             action = read_message(self.contract, message)
         except BadMessage as error:
             self._bad_messages += 1
-            self._trouble = str(error)
+            self._troubles["message"] = str(error)
             return
         self._tracker.command(stamp_ns(message.header.stamp), action.astype(np.float32))
 
@@ -299,7 +302,7 @@ class EpisodeManager(WmNode):
         if response is None or not response.success:
             self._fail(f"service {client.srv_name} refuses: {getattr(response, 'message', '') or 'no reason given'}")
             return
-        self._trouble = ""
+        self._troubles.pop("service", None)
         then(response)
         self._advance()
 
@@ -315,21 +318,22 @@ class EpisodeManager(WmNode):
         return True
 
     def _fail(self, trouble: str) -> None:
-        if trouble != self._trouble:
+        if trouble != self._troubles.get("service"):
             self.get_logger().warning(f"{trouble}; trying again")
-        self._trouble = self._waiting_for = trouble
+        self._troubles["service"] = self._waiting_for = trouble
         self._retry_ns = steady_ns() + round(RETRY_S * 1e9)
 
     def _on_controller(self, message: String) -> None:
         try:
             notice = announcements.read(ControllerNotice, message.data, "mpc/controller")
         except UserError as error:
-            self._trouble = str(error)
+            self._troubles["controller"] = str(error)
             return
         if notice.contract_hash != self.contract.hash:
             there, here = notice.contract_hash[:8], self.contract.hash[:8]
-            self._trouble = f"mpc/controller: contract {there} there, {here} here: give both nodes the same contract"
+            self._troubles["controller"] = f"mpc/controller: contract {there} there, {here} here: give both nodes the same contract"
             return
+        self._troubles.pop("controller", None)
         self._controller = notice
         self._advance()
 
@@ -385,6 +389,8 @@ class EpisodeManager(WmNode):
         assert self._state is not None
         # model_copy does not validate; the record must be one that `announcements.read` takes.
         self._state = EpisodeState.model_validate({**self._state.model_dump(), **changes})
+        # The topic keeps one state for late comers, so `ended` must have reached everybody before `starting` takes its place.
+        self._episode_publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S))
         self._episode_publisher.publish(String(data=self._state.to_json()))
 
     def _publish_step(self, step: Step) -> None:
@@ -406,8 +412,11 @@ class EpisodeManager(WmNode):
             "lost_commands": tracker.lost_commands,
             "bad_messages": self._bad_messages,
         }
-        if self._trouble:
-            return WARN, self._trouble, values
+        if self._troubles:
+            text = "; ".join(self._troubles.values())
+            # A bad message is over once it is reported; the others last until they are mended.
+            self._troubles.pop("message", None)
+            return WARN, text, values
         return OK, f"waiting for {self._waiting_for}" if self._waiting_for else values["state"], values
 
 

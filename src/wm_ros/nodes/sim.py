@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from wm_ros.contract.commands import read_message
 from wm_ros.contract.errors import UserError
 from wm_ros.nodes.base import COMMAND_QOS, ERROR, OK, WARN, Param, WmNode, run, sensor_qos, steady_ns
 from wm_ros.nodes.messages import time_message
+from wm_ros.runtime.statistics import Durations
 from wm_ros.sim.episode import LOCKSTEP_ORIGIN_NS, reset_seed
 from wm_ros.sim.faults import SENSOR_FAULTS, SILENT, JointSample, Samples, SensorFaults
 from wm_ros.sim.pacer import Pacer
@@ -74,7 +74,7 @@ class SimNode(WmNode):
         self._resets = self._commands = self._stale = self._refused = self._ticks = 0
         self._refusal = ""
         self._seen = (0, 0, steady_ns(), 0)
-        self._latency_ms: deque[float] = deque(maxlen=1000)
+        self._latency = Durations()
 
     def activate(self) -> None:
         assert self.simulator is not None
@@ -127,7 +127,7 @@ class SimNode(WmNode):
                 self._refusal = str(error)
                 return
             if stamp == self._published_stamp_ns:
-                self._latency_ms.append((received - self._published_ns) * 1e-6)
+                self._latency.add_ns(received - self._published_ns)
             if self.lockstep:
                 self._answer = action
                 self._advance()
@@ -277,14 +277,18 @@ class SimNode(WmNode):
 
     def _make_clock(self) -> Any:
         deadline = time.monotonic() + CLOCK_LOOKOUT_S
-        while time.monotonic() < deadline:
-            others = self.get_publishers_info_by_topic("/clock")
-            if others:
-                raise UserError(
-                    f"/clock: {others[0].node_namespace.rstrip('/')}/{others[0].node_name} publishes it already: stop that node, "
-                    "use another ROS_DOMAIN_ID, or set publish_clock:=false"
-                )
+        found, who = False, ""
+        # A publisher is discovered a little before the name of its node.
+        while time.monotonic() < deadline and not who:
+            for other in self.get_publishers_info_by_topic("/clock"):
+                found = True
+                if "UNKNOWN" not in other.node_name:
+                    who = f"{other.node_namespace.rstrip('/')}/{other.node_name}"
             time.sleep(0.05)
+        if found:
+            raise UserError(
+                f"/clock: {who or 'another node'} publishes it already: stop it, use another ROS_DOMAIN_ID, or set publish_clock:=false"
+            )
         return self.create_publisher(Clock, "/clock", 10)
 
     def _check_parameters(self, parameters: list[Any]) -> SetParametersResult:
@@ -308,11 +312,15 @@ class SimNode(WmNode):
             waiting = ""
             if self.lockstep:
                 waiting = "reset" if self._paused else "command" if self._answer is None else ""
+            latency = self._latency.summary()
             values: dict[str, Any] = {
                 "mode": self.param("mode"),
                 "rate_hz": rate,
                 "real_time_factor": rate * self.contract.control.period_s,
                 "ticks": self._ticks,
+                "latency_p50_ms": latency.p50_ms,
+                "latency_p99_ms": latency.p99_ms,
+                "latency_max_ms": latency.max_ms,
                 "commands": self._commands,
                 "stale_commands": self._stale,
                 "refused_commands": self._refused,
@@ -323,12 +331,9 @@ class SimNode(WmNode):
                 "waiting_for": waiting,
                 "fault": self.param("fault"),
             }
-            if self._latency_ms:
-                p50, p99 = np.percentile(self._latency_ms, [50, 99])
-                values |= {"latency_p50_ms": float(p50), "latency_p99_ms": float(p99), "latency_max_ms": max(self._latency_ms)}
             if robot.fault is not None:
                 return ERROR, robot.fault, values
-        if self._clock_publisher is not None and self.count_publishers("/clock") > 1:
+        if self._clock_publisher is not None and len(self.get_publishers_info_by_topic("/clock")) > 1:
             return ERROR, "/clock has another publisher: stop it or set publish_clock:=false", values
         if refused_now:
             return WARN, f"refused {refused_now} commands: {self._refusal}", values

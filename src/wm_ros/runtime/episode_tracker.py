@@ -51,6 +51,7 @@ class EpisodeTracker:
         """Forgets everything: the next observation is tick 0."""
         self._observations: deque[tuple[int, NDArray[np.float32]]] = deque()
         self._commands: deque[tuple[int, NDArray[np.float32]]] = deque()
+        self._seen_ns = 0
         self._in_force = np.zeros(self._contract.action_size, dtype=np.float32)
         self.outcome: Outcome = ""
         """Why the episode ended; empty while it goes on."""
@@ -88,11 +89,13 @@ class EpisodeTracker:
             return []
         if not self._observations:
             self._observations.append((stamp_ns, vector))
-            self.start_stamp_ns = self.last_stamp_ns = stamp_ns
+            self.start_stamp_ns = self.last_stamp_ns = self._seen_ns = stamp_ns
             return []
         newest = self._observations[-1][0]
-        # Half a period of tolerance, as when a bag is read.
-        if self._tick(stamp_ns) <= self._tick(newest):
+        # Half a sensor period of tolerance, as when a bag is read: a sensor at the control rate may be a little early by its jitter.
+        tolerance = min(stamp_ns - self._seen_ns, self._period_ns) // 2
+        self._seen_ns = stamp_ns
+        if stamp_ns + tolerance < self.start_stamp_ns + (self._tick(newest) + 1) * self._period_ns:
             return []
         if stamp_ns - newest > self._max_gap_ns:
             steps = self._complete(patient=False)
