@@ -190,3 +190,17 @@ def test_lockstep_has_no_deadlines(session: ControllerSession) -> None:
     bench.tick(PERIOD)
     bench.loop.close()
     assert (bench.loop.counts.deadlines, bench.loop.counts.deadline_misses) == (0, 0)
+
+
+def test_in_lockstep_an_observation_that_is_sent_again_gets_the_same_answer_again(session: ControllerSession) -> None:
+    bench = Bench(session, lockstep=True)
+    try:
+        first = bench.tick(PERIOD)
+        bench.now += 500 * MS
+        sent = threading.Event()
+        bench.loop._send = lambda answer: (bench.sent.append(answer), sent.set())
+        bench.loop.offer(observation(PERIOD), bench.now)
+        assert sent.wait(TIMEOUT_S)
+        assert bench.sent[-1] is first and len(bench.sent) == 2
+    finally:
+        bench.loop.close()

@@ -444,6 +444,16 @@ def test_lockstep_does_not_answer_a_repeated_observation_again() -> None:
     assert len(bench.sent) == 1
 
 
+def test_lockstep_repeats_a_lost_answer_when_the_observation_is_sent_again_later() -> None:
+    bench = Bench(cartpole(), lockstep=True)
+    bench.gate.arm()
+    bench.observe()
+    answer = bench.command(2.0)
+    bench.wait(500)
+    again = bench.observe(stamp=bench.stamp)
+    assert answer is not None and answer.values.tolist() == [2.0] and again is answer
+
+
 def test_lockstep_waits_for_the_command_and_holds_only_after_its_timeout() -> None:
     bench = Bench(cartpole(), lockstep=True)
     bench.gate.arm()

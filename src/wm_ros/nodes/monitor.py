@@ -11,12 +11,15 @@ from std_msgs.msg import Float64MultiArray, String
 
 from wm_ros.contract.announcements import Announcement, ControllerNotice, EpisodeState, Progress, Segment, read
 from wm_ros.contract.errors import UserError
-from wm_ros.nodes.base import LATCHED_QOS, SEGMENT_QOS, Param, WmNode, run, steady_ns
+from wm_ros.nodes.base import SEGMENT_QOS, Param, WmNode, run, steady_ns
+
+DEEP_QOS = SEGMENT_QOS
+"""Latched, and deep enough that no state of an episode is overtaken by the next before it is read."""
 
 ANNOUNCEMENTS: dict[str, tuple[str, type[Announcement], Any]] = {
-    "episode": ("episode", EpisodeState, LATCHED_QOS),
-    "model": ("model", ControllerNotice, LATCHED_QOS),
-    "mpc/controller": ("controller", ControllerNotice, LATCHED_QOS),
+    "episode": ("episode", EpisodeState, DEEP_QOS),
+    "model": ("model", ControllerNotice, DEEP_QOS),
+    "mpc/controller": ("controller", ControllerNotice, DEEP_QOS),
     "train/progress": ("progress", Progress, 10),
     "log/segment": ("segment", Segment, SEGMENT_QOS),
 }

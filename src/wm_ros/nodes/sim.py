@@ -28,7 +28,7 @@ from wm_ros.sim.sensors import check_channels, read_channels
 from wm_ros.sim.simulator import Simulator
 from wm_ros.sim.timeline import SECOND_NS, Timeline
 
-REMIND_S = 2.0
+REMIND_S = 0.5
 """A lockstep observation that nobody answered is published again after this time: its receiver may just have been started."""
 CLOCK_LOOKOUT_S = 1.0
 """How long other publishers of /clock are looked for before this node becomes one."""

@@ -27,6 +27,10 @@ class Counts:
     """Outputs that were not ok."""
 
 
+REPEAT_AFTER_NS = 100_000_000
+"""Lockstep: an observation that comes again after this time asks for an answer that was lost."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What the controller said to one tick."""
@@ -75,6 +79,8 @@ class ControlLoop:
         self._ticks = ControlTicks(self.period_ns, round(1e9 * contract.safety.max_observation_age_s), every=lockstep)
         self._condition = threading.Condition()
         self._pending: Tick | None = None
+        self._answered: Answer | None = None
+        self._again = False
         self._wake = False
         self._closed = False
         self._session: ControllerSession | None = None
@@ -109,6 +115,9 @@ class ControlLoop:
         with self._condition:
             tick = self._ticks.offer(observation, arrived_ns)
             if tick is None:
+                self._again = self._again or self._was_lost(observation, arrived_ns)
+                if self._again:
+                    self._condition.notify_all()
                 return
             if self._session is not None and not self._lockstep:
                 self.counts.deadlines += 1 + tick.skipped
@@ -119,6 +128,13 @@ class ControlLoop:
             self._pending = tick
             self._condition.notify_all()
 
+    def _was_lost(self, observation: Observation, arrived_ns: int) -> bool:
+        """Lockstep: the simulator asks again, since its answer has not come, for instance before discovery was complete."""
+        last = self._answered
+        if not self._lockstep or last is None or last.tick.observation.stamp_ns != observation.stamp_ns:
+            return False
+        return arrived_ns - last.tick.arrived_ns > REPEAT_AFTER_NS
+
     def _work(self) -> None:
         while True:
             session = self._take()
@@ -127,13 +143,16 @@ class ControlLoop:
                 self._resets = -1
                 self._served(session)
             with self._condition:
-                self._condition.wait_for(lambda: self._closed or self._wake or self._pending is not None)
+                self._condition.wait_for(lambda: self._closed or self._wake or self._again or self._pending is not None)
                 if self._closed:
                     return
                 woken, self._wake = self._wake, False
                 if woken:
                     continue
+                again, self._again = self._again, False
                 tick, self._pending = self._pending, None
+            if again and tick is None and self._answered is not None:
+                self._send(self._answered)
             if tick is not None and self._session is not None:
                 self._act(self._session, tick)
 
@@ -145,6 +164,7 @@ class ControlLoop:
         output = session.act(tick.observation.vector)
         answer = Answer(session, tick, output)
         self.reason = output.reason
+        self._answered = answer if output.ok else None
         if output.ok:
             self._send(answer)
             now = self._clock()

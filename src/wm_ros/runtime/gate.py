@@ -17,6 +17,8 @@ COMMAND_TIMEOUT_PERIODS = 1.75
 """A missing command is noticed after this many control periods: with the watchdog's resolution, hold comes within two."""
 WATCHDOG_PERIODS = 0.2
 """How often `tick` must be called."""
+REPEAT_AFTER_NS = 100_000_000
+"""Lockstep: an observation that comes again after this time asks for an answer that was lost, for instance before discovery was complete."""
 
 Source = Literal["mpc", "policy"]
 
@@ -58,7 +60,7 @@ class Gate:
     at the latest with the next `tick`.
 
     Lockstep: each observation gets exactly one answer with its stamp: the proposal computed from it; hold at once while something is wrong;
-    hold after `lockstep_timeout_s` where no proposal comes. Freshness is judged by stamps, since simulated time stands still meanwhile.
+    hold after `lockstep_timeout_s` where no proposal comes; the same answer again where the observation is sent again. Freshness is judged by stamps, since simulated time stands still meanwhile.
     """
 
     def __init__(self, contract: Contract, lockstep: bool = False, lockstep_timeout_s: float = 5.0) -> None:
@@ -77,9 +79,7 @@ class Gate:
         self._estop_pressed = False
         self._publishers = 1
         self._assembler = Assembler(contract)
-        self._max_age_ns = {
-            c.name: round(1e9 * min(c.max_age_s, contract.safety.max_observation_age_s)) for c in contract.observation
-        }
+        self._max_age_ns = {c.name: round(1e9 * min(c.max_age_s, contract.safety.max_observation_age_s)) for c in contract.observation}
         self._stamps: dict[str, int] = {}
         self._fresh_ns: dict[str, int] = {}
         self._low = np.array([j.low for j in contract.action.joints])
@@ -90,6 +90,7 @@ class Gate:
         self._last_sent: NDArray[np.float64] | None = None
         self._last_sent_ns = 0
         self._last_sent_stamp = 0
+        self._last: Outgoing | None = None
         self._holding = ""
         self._refusal = ""
         self._set_back: set[str] = set()
@@ -118,6 +119,7 @@ class Gate:
         self._set_back.discard(channel)
         if sample.stamp_ns - self._stamps.get(channel, sample.stamp_ns) > self._max_age_ns[channel]:
             self._hold = None  # after a jump in time the robot may be elsewhere: a held position is measured again
+        again = sample.stamp_ns == self._stamps.get(channel)
         # A driver that repeats its last sample forever is as dead as a silent one: only a newer stamp is news.
         if sample.stamp_ns > self._stamps.get(channel, -1):
             self._fresh_ns[channel] = now_ns
@@ -125,6 +127,8 @@ class Gate:
         if not self.lockstep or self._assembler.missing:
             return None
         stamp = self._observation_stamp()
+        if stamp == self._answered_stamp and again and self._last is not None and now_ns - self._last_sent_ns > REPEAT_AFTER_NS:
+            return self._last
         if stamp <= self._answered_stamp or stamp == self._pending_stamp:
             return None
         self._pending_stamp, self._pending_ns = stamp, now_ns
@@ -368,7 +372,8 @@ class Gate:
         self._last_sent, self._last_sent_ns, self._last_sent_stamp = values, now_ns, stamp_ns
         if self.lockstep:
             self._answered_stamp, self._pending_stamp = stamp_ns, None
-        return Outgoing(values, stamp_ns, controller, reason)
+        self._last = Outgoing(values, stamp_ns, controller, reason)
+        return self._last
 
     def _restart(self) -> None:
         self._assembler.reset()
@@ -378,4 +383,5 @@ class Gate:
         self._last_command_stamp = None
         self._pending_stamp = None
         self._answered_stamp = -1
+        self._last = None
         self._early = None
