@@ -454,6 +454,17 @@ def test_lockstep_repeats_a_lost_answer_when_the_observation_is_sent_again_later
     assert answer is not None and answer.values.tolist() == [2.0] and again is answer
 
 
+def test_lockstep_repeats_no_command_after_a_stop() -> None:
+    bench = Bench(cartpole(), lockstep=True)
+    bench.gate.arm()
+    bench.observe()
+    bench.command(2.0)
+    bench.estop(True)
+    bench.wait(500)
+    again = bench.observe(stamp=bench.stamp)
+    assert again is not None and again.reason == "estop" and again.values.tolist() == [0.0]
+
+
 def test_lockstep_waits_for_the_command_and_holds_only_after_its_timeout() -> None:
     bench = Bench(cartpole(), lockstep=True)
     bench.gate.arm()

@@ -18,7 +18,7 @@ COMMAND_TIMEOUT_PERIODS = 1.75
 WATCHDOG_PERIODS = 0.2
 """How often `tick` must be called."""
 REPEAT_AFTER_NS = 100_000_000
-"""Lockstep: an observation that comes again after this time asks for an answer that was lost, for instance before discovery was complete."""
+"""Lockstep: an observation that comes again after this time asks for an answer that was lost, as before discovery was complete."""
 
 Source = Literal["mpc", "policy"]
 
@@ -60,7 +60,8 @@ class Gate:
     at the latest with the next `tick`.
 
     Lockstep: each observation gets exactly one answer with its stamp: the proposal computed from it; hold at once while something is wrong;
-    hold after `lockstep_timeout_s` where no proposal comes; the same answer again where the observation is sent again. Freshness is judged by stamps, since simulated time stands still meanwhile.
+    hold after `lockstep_timeout_s` where no proposal comes; the same answer again where the observation is sent again. Freshness is judged
+    by stamps, since simulated time stands still meanwhile.
     """
 
     def __init__(self, contract: Contract, lockstep: bool = False, lockstep_timeout_s: float = 5.0) -> None:
@@ -128,7 +129,7 @@ class Gate:
             return None
         stamp = self._observation_stamp()
         if stamp == self._answered_stamp and again and self._last is not None and now_ns - self._last_sent_ns > REPEAT_AFTER_NS:
-            return self._last
+            return self._repeated(self._last, now_ns)
         if stamp <= self._answered_stamp or stamp == self._pending_stamp:
             return None
         self._pending_stamp, self._pending_ns = stamp, now_ns
@@ -336,6 +337,14 @@ class Gate:
         self.held += 1
         stamp = self._pending_stamp if self._pending_stamp is not None else self._newest_stamp()
         return self._send(self._hold, stamp, f"hold:{reason}", reason, now_ns)
+
+    def _repeated(self, answer: Outgoing, now_ns: int) -> Outgoing | None:
+        """The answer once more; hold, where it was a proposal that must not pass any longer."""
+        fault = self._fault(now_ns)
+        if not fault or answer.reason:
+            return answer
+        self._pending_stamp = answer.stamp_ns
+        return self._send_hold(fault, now_ns)
 
     def _newest_stamp(self) -> int:
         return self._last_sent_stamp if self._assembler.missing else self._observation_stamp()
