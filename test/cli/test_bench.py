@@ -33,7 +33,9 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return calls
 
 
-def test_records_have_the_published_shape_and_a_ratio_above_one_means_better(registered: list[bool], capsys: pytest.CaptureFixture[str]) -> None:
+def test_records_have_the_published_shape_and_a_ratio_above_one_means_better(
+    registered: list[bool], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main.run(["bench", "some", "--quick", "--json"]) == 0
     records = json.loads(capsys.readouterr().out)
     assert registered == [True]

@@ -10,7 +10,16 @@ from wm_ros.cli.record import Record
 
 
 def episode(number: int, state: str, purpose: str = "train", **more: Any) -> dict[str, Any]:
-    data = {"episode": number, "state": state, "purpose": purpose, "ticks": 0, "total_reward": 0.0, "outcome": "", **more}
+    data = {
+        "episode": number,
+        "state": state,
+        "purpose": purpose,
+        "ticks": 0,
+        "total_reward": 0.0,
+        "outcome": "",
+        "finished": False,
+        **more,
+    }
     return {"event": "episode", "data": data}
 
 
@@ -18,8 +27,11 @@ def ended(number: int, total: float, purpose: str = "train") -> dict[str, Any]:
     return episode(number, "ended", purpose, ticks=500, total_reward=total, outcome="truncated")
 
 
-def segment(number: int, purpose: str = "train") -> dict[str, Any]:
-    return {"event": "segment", "data": {"path": f"/bags/episode_{number:04d}", "episode": {"episode": number, "purpose": purpose}}}
+def segment(number: int, purpose: str = "train", outcome: str = "truncated") -> dict[str, Any]:
+    return {
+        "event": "segment",
+        "data": {"path": f"/bags/episode_{number:04d}", "episode": {"episode": number, "purpose": purpose, "outcome": outcome}},
+    }
 
 
 def controller(version: int) -> dict[str, Any]:
@@ -67,6 +79,13 @@ def test_episodes_of_another_purpose_are_left_out() -> None:
 )
 def test_it_says_what_is_awaited(events: list[dict[str, Any]], awaited: str) -> None:
     assert awaited in fed(Record("train", 2), *events).awaited()
+
+
+def test_a_broken_off_episode_is_not_counted_and_is_the_end_only_where_none_follows() -> None:
+    broken = episode(0, "ended", outcome="stopped", ticks=7)
+    record = fed(Record("train", 1), broken, segment(0, outcome="stopped"))
+    assert record.returns == [] and record.bags == [] and not record.stopped
+    assert "stopped" in fed(record, episode(1, "ended", outcome="stopped", finished=True)).stopped
 
 
 def test_a_trainer_that_gives_up_ends_the_series() -> None:

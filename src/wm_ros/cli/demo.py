@@ -65,8 +65,8 @@ class Demo:
         if contract.simulator is None:
             raise UserError(f"contract {self.contract}: simulator: missing: the demo drives a simulated robot")
         wanted = present_domain() if os.environ.get("ROS_DOMAIN_ID") else None
-        folder, moved = run_folder.fresh(self.run_dir)
-        with own_domain(wanted, str(folder)) as domain:
+        with own_domain(wanted, str(self.run_dir.resolve())) as domain:
+            folder, moved = run_folder.fresh(self.run_dir)
             return _Run(self, contract, folder, moved, domain).run()
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LATENCY_KEYS = {"p50": "latency_p50_ms", "p99": "latency_p99_ms", "max": "latency_max_ms"}
+WHOLE = ("truncated", "terminated")
+"""Outcomes of episodes that count; the episode manager runs another one in place of one that was broken off."""
 
 
 @dataclass
@@ -42,13 +44,14 @@ class Record:
         if kind == "episode" and data["purpose"] == self.purpose:
             new = data["state"] == "ended" and (self.running.get("episode"), self.running.get("state")) != (data["episode"], "ended")
             self.running = data
-            if new:
+            if new and data["outcome"] in WHOLE:
                 self.returns.append(data["total_reward"])
                 self.ticks += data["ticks"]
-            if data["outcome"] == "stopped":
-                self.stopped = f"episode {data['episode']} was stopped before its end"
+            if data["outcome"] not in WHOLE and data["finished"]:
+                self.stopped = f"episode {data['episode']} was broken off ({data['outcome']}), and none follows"
         elif kind == "segment" and data["episode"]["purpose"] == self.purpose and data["path"] not in self.bags:
-            self.bags.append(data["path"])
+            if data["episode"]["outcome"] in WHOLE:
+                self.bags.append(data["path"])
         elif kind == "model":
             self.model = data
         elif kind == "controller":

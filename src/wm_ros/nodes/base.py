@@ -27,7 +27,8 @@ from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
 
 SENSOR_QOS = qos_profile_sensor_data
-LOCKSTEP_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
+# Deep: in lockstep the simulator waits for its command only, and runs far ahead of whoever else listens, such as the logger.
+LOCKSTEP_QOS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
 COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
 LATCHED_QOS = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL, history=HistoryPolicy.KEEP_LAST
@@ -63,6 +64,11 @@ COMMON = {
 def sensor_qos(mode: str) -> QoSProfile:
     """QoS of sensor topics: nothing may be lost in lockstep, nothing may wait in real time."""
     return LOCKSTEP_QOS if mode == "lockstep" else SENSOR_QOS
+
+
+def command_qos(mode: str) -> QoSProfile:
+    """QoS of commands: only the newest counts on a robot, while in lockstep the logger must get every one."""
+    return LOCKSTEP_QOS if mode == "lockstep" else COMMAND_QOS
 
 
 class WmNode(LifecycleNode):

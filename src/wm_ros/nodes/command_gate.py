@@ -39,7 +39,7 @@ class CommandGateNode(base.WmNode):
         self._periods = Periods(contract.control.period_ns)
         self._state = ""
         self._complete_ns: dict[int, int] = {}
-        self._command = self.create_publisher(JointState, contract.action.topic, base.COMMAND_QOS)
+        self._command = self.create_publisher(JointState, contract.action.topic, base.command_qos(self.param("mode")))
         mirror = contract.action.mirror_topic
         self._mirror = None if mirror is None else self.create_publisher(Float64MultiArray, mirror, base.COMMAND_QOS)
         for channel in contract.observation:
@@ -52,7 +52,10 @@ class CommandGateNode(base.WmNode):
         sources: tuple[Source, ...] = ("mpc", "policy")
         self._commands = {
             source: self.create_subscription(
-                JointState, f"{source}/command", lambda message, s=source: self._on_command(s, message), base.COMMAND_QOS
+                JointState,
+                f"{source}/command",
+                lambda message, s=source: self._on_command(s, message),
+                base.command_qos(self.param("mode")),
             )
             for source in sources
         }

@@ -49,7 +49,7 @@ class MpcNode(base.WmNode):
         if path:
             self._first = ControllerSession.load(path, self.contract, self.param("threads"))
         self._assembler = Assembler(self.contract)
-        self._command = self.create_publisher(JointState, "mpc/command", base.COMMAND_QOS)
+        self._command = self.create_publisher(JointState, "mpc/command", base.command_qos(self.param("mode")))
         self._serving = self.create_publisher(String, "mpc/controller", base.LATCHED_QOS)
         self._plan, self._candidates, self._returns, self._spread = (
             self.create_publisher(Float32MultiArray, f"mpc/{name}", base.COMMAND_QOS)

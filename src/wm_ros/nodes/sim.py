@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import array
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from rcl_interfaces.msg import SetParametersResult
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import SetBool, Trigger
 
 from wm_ros.contract import resources
 from wm_ros.contract.assembler import BadMessage, stamp_ns
 from wm_ros.contract.commands import read_message
 from wm_ros.contract.errors import UserError
-from wm_ros.nodes.base import COMMAND_QOS, ERROR, OK, WARN, Param, WmNode, run, sensor_qos, steady_ns
+from wm_ros.nodes.base import ERROR, OK, SENSOR_QOS, WARN, Param, WmNode, command_qos, run, sensor_qos, steady_ns
 from wm_ros.nodes.messages import time_message
 from wm_ros.runtime.statistics import Durations
+from wm_ros.sim import render
+from wm_ros.sim.camera import Camera
 from wm_ros.sim.episode import LOCKSTEP_ORIGIN_NS, reset_seed
 from wm_ros.sim.faults import SENSOR_FAULTS, SILENT, JointSample, Samples, SensorFaults
 from wm_ros.sim.pacer import Pacer
@@ -43,6 +46,8 @@ class SimNode(WmNode):
 
     parameters: Mapping[str, Param] = {
         "real_time_factor": Param(1.0, "Simulated seconds per second, in mode realtime", low=0.01, high=100.0, live=True),
+        "headless": Param(True, "No pictures; false: camera/image_raw as seen by the contract's camera"),
+        "camera_rate_hz": Param(10.0, "Pictures per second, at most", low=0.1, high=120.0),
         "publish_clock": Param(False, "Publish /clock; only one node of a graph may"),
         "fault": Param("none", "Fault put into sensors or commands", choices=(*SENSOR_FAULTS, COMMAND_LOSS), live=True),
         "fault_probability": Param(1.0, "Share of messages lost by fault dropout", low=0.0, high=1.0, live=True),
@@ -55,7 +60,8 @@ class SimNode(WmNode):
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._camera: Camera | None = None
 
     def configure(self) -> None:
         contract = self.contract
@@ -65,7 +71,11 @@ class SimNode(WmNode):
         self._faults = SensorFaults(np.random.SeedSequence([self.param("seed"), 0xFA017]))
         self._sensors = {c.name: self.create_publisher(JointState, c.topic, sensor_qos(self.param("mode"))) for c in contract.observation}
         self._clock_publisher = self._make_clock() if self.param("publish_clock") else None
-        self.create_subscription(JointState, contract.action.topic, self._on_command, COMMAND_QOS)
+        self._beside = path.parent
+        if not self.param("headless"):
+            render.check_camera(contract, self._beside)
+            self._pictures = self.create_publisher(Image, "camera/image_raw", SENSOR_QOS)
+        self.create_subscription(JointState, contract.action.topic, self._on_command, command_qos(self.param("mode")))
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(SetBool, "~/pause", self._on_pause)
         self.create_service(Trigger, "~/step", self._on_step)
@@ -93,18 +103,27 @@ class SimNode(WmNode):
         self._stop.clear()
         if not self.lockstep:
             self._timeline.reset()
-            self._thread = threading.Thread(target=self._pace, name="pace", daemon=True)
-            self._thread.start()
+            self._run(self._pace)
+        if not self.param("headless"):
+            self._camera = Camera(contract, self._beside)
+            self._run(self._film)
 
     def deactivate(self) -> None:
         self._stop.set()
         self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        if self._camera is not None:
+            self._camera.close()
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        self._camera = None
 
     def cleanup(self) -> None:
         self.simulator = None
+
+    def _run(self, work: Callable[[], None]) -> None:
+        self._threads.append(threading.Thread(target=work, name=work.__name__, daemon=True))
+        self._threads[-1].start()
 
     # ---- commands -------------------------------------------------------------------------------------------------
 
@@ -189,6 +208,25 @@ class SimNode(WmNode):
             self._frame = 0
             self._timeline.tick()
             self._ticks += 1
+
+    # ---- camera ---------------------------------------------------------------------------------------------------
+
+    def _film(self) -> None:
+        """Thread: a picture of every new pose, as far as rate and machine allow."""
+        seen = 0
+        while not self._stop.wait(1.0 / self.param("camera_rate_hz")):
+            with self._lock:
+                stamp, pose = self._published_stamp_ns, self._robot.data.qpos.copy()
+            if stamp == seen or self._camera is None:
+                continue
+            seen = stamp
+            try:
+                picture = self._camera.draw(pose)
+            except UserError as error:
+                self.get_logger().warning(f"going on without camera: {error}")
+                return
+            if picture is not None:
+                self._pictures.publish(_image(picture, stamp))
 
     # ---- services -------------------------------------------------------------------------------------------------
 
@@ -347,6 +385,14 @@ def _message(sample: JointSample) -> JointState:
     message.header.stamp.sec = sample.header.stamp.sec
     message.header.stamp.nanosec = sample.header.stamp.nanosec
     message.header.frame_id = sample.header.frame_id
+    return message
+
+
+def _image(picture: np.ndarray, stamp: int) -> Image:
+    height, width, _ = picture.shape
+    message = Image(height=height, width=width, encoding="rgb8", step=3 * width, data=array.array("B", picture.tobytes()))
+    message.header.stamp = time_message(stamp)
+    message.header.frame_id = "camera"
     return message
 
 
