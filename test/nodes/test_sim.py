@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 from peer import Peer, Process, contract_file, running
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import SetBool, Trigger
 
 from wm_ros.contract import schema
 from wm_ros.contract.assembler import Assembler, BadMessage, stamp_ns
+from wm_ros.contract.errors import UserError
 from wm_ros.contract.resources import share_directory
 from wm_ros.data.episode import Episode
 from wm_ros.nodes.base import COMMAND_QOS, ERROR, LOCKSTEP_QOS, OK, sensor_qos
 from wm_ros.nodes.messages import command_message, time_message
 from wm_ros.sim.episode import run_episode
+from wm_ros.sim.render import render_frames
 from wm_ros.sim.simulator import Simulator
 
 CONTRACT = schema.load("cartpole_swingup")
@@ -119,6 +121,8 @@ def test_an_episode_through_the_node_equals_the_headless_one_bit_for_bit(lockste
         assembler.update("joints", message, 0)
         observation = assembler.observe()
         assert observation is not None
+        if lockstep.heard[:-1] and stamps(lockstep.heard[-2:-1]) == [observation.stamp_ns]:
+            return  # a reminder
         vectors.append(observation.vector)
         if len(vectors) <= ticks:
             lockstep.command(observation.stamp_ns, float(forces[len(vectors) - 1]))
@@ -130,7 +134,7 @@ def test_an_episode_through_the_node_equals_the_headless_one_bit_for_bit(lockste
     script = iter(forces)
     headless: Episode = run_episode(Simulator(CONTRACT), lambda observation: np.array([next(script)]), ticks, seed=5, resets=resets)
     np.testing.assert_array_equal(np.stack(vectors), headless.observation)
-    np.testing.assert_array_equal(np.array(stamps(lockstep.heard)) - start, headless.stamp - headless.stamp[0])
+    np.testing.assert_array_equal(np.unique(stamps(lockstep.heard)) - start, headless.stamp - headless.stamp[0])
 
 
 def test_each_reset_starts_anew_at_least_a_second_ahead(lockstep: Robot) -> None:
@@ -365,3 +369,22 @@ def test_an_unstable_simulation_is_reported_and_a_reset_mends_it(tmp_path: Path)
 
 def test_time_message_is_the_inverse_of_stamp_ns() -> None:
     assert stamp_ns(time_message(1_795_380_877_676_934_298)) == 1_795_380_877_676_934_298
+
+
+def test_a_camera_shows_the_robot_where_there_is_gl(tmp_path: Path) -> None:
+    try:
+        render_frames(CONTRACT, {"slider": np.zeros(1)}, width=32, height=32)
+    except UserError as error:
+        pytest.skip(str(error))
+    robot = Robot("sim_camera", "realtime")
+    pictures: list[Image] = []
+    robot.node.create_subscription(Image, "camera/image_raw", pictures.append, sensor_qos("realtime"))
+    try:
+        with running("sim", robot.namespace, tmp_path / "log", headless=False):
+            robot.wait(lambda: len(pictures) >= 2, "pictures")
+    finally:
+        robot.close()
+    first = pictures[0]
+    assert (first.height, first.width, first.encoding, first.step, len(first.data)) == (240, 320, "rgb8", 960, 240 * 960)
+    assert stamp_ns(pictures[1].header.stamp) > stamp_ns(first.header.stamp)
+    assert np.ptp(np.asarray(first.data)) > 100

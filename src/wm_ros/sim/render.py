@@ -21,6 +21,32 @@ BACKENDS = ("egl", "osmesa")
 """Ways to OpenGL without a screen, best first: a GPU's or Mesa's EGL, then Mesa's software renderer."""
 
 
+def environment(backend: str) -> dict[str, str]:
+    """Environment variables for a child process that draws with `backend`."""
+    # PYOPENGL_PLATFORM would win over MUJOCO_GL.
+    return {k: v for k, v in os.environ.items() if k != "PYOPENGL_PLATFORM"} | {"MUJOCO_GL": backend}
+
+
+def remedy(mjcf: Path, reasons: list[str]) -> UserError:
+    """What to say where no backend draws."""
+    return UserError(f"no pictures of {mjcf.name}: {'; '.join(reasons)}: install libegl1 with Mesa (or a GPU driver), or libosmesa6")
+
+
+def check_camera(contract: Contract, beside: Path | None = None) -> tuple[Path, Any, str]:
+    """The contract's MJCF, its model, and its camera (empty for MuJoCo's free camera).
+
+    Raises:
+        UserError: there is no such file, or no such camera in it.
+    """
+    mjcf = find_mjcf(contract, beside)
+    settings, model = load_model(contract, beside)
+    cameras = [model.camera(i).name for i in range(model.ncam)]
+    if settings.camera is not None and settings.camera not in cameras:
+        there = ", ".join(cameras) or "none"
+        raise UserError(f"contract {contract.name}: simulator.camera: {mjcf} has no camera {settings.camera!r}; it has {there}")
+    return mjcf, model, settings.camera or ""
+
+
 def render_frames(
     contract: Contract,
     positions: Mapping[str, NDArray[Any]],
@@ -48,13 +74,7 @@ def render_frames(
     Raises:
         UserError: no GL library works here, or the model cannot be drawn; callers go on without pictures.
     """
-    mjcf = find_mjcf(contract, beside)
-    settings, model = load_model(contract, beside)
-    camera = settings.camera
-    cameras = [model.camera(i).name for i in range(model.ncam)]
-    if camera is not None and camera not in cameras:
-        there = ", ".join(cameras) or "none"
-        raise UserError(f"contract {contract.name}: simulator.camera: {mjcf} has no camera {camera!r}; it has {there}")
+    mjcf, model, camera = check_camera(contract, beside)
     joints = [model.joint(i).name for i in range(model.njnt)]
     unknown = sorted(set(positions) - set(joints))
     if unknown:
@@ -62,14 +82,12 @@ def render_frames(
     reasons: list[str] = []
     with tempfile.TemporaryDirectory(prefix="wm_ros_render_") as folder:
         poses, pictures = Path(folder) / "poses.npz", Path(folder) / "pictures.npy"
-        np.savez(poses, **{name: np.asarray(values, dtype=np.float64) for name, values in positions.items()})
-        arguments = [str(mjcf), str(poses), str(pictures), str(width), str(height), camera or ""]
+        np.savez(poses, names=np.array(list(positions)), positions=np.stack([np.asarray(v, dtype=np.float64) for v in positions.values()]))
+        arguments = [str(mjcf), str(width), str(height), camera, str(poses), str(pictures)]
         command = [sys.executable, "-m", "wm_ros.sim.render_worker", *arguments]
         for backend in BACKENDS:
-            # PYOPENGL_PLATFORM would win over MUJOCO_GL.
-            environment = {k: v for k, v in os.environ.items() if k != "PYOPENGL_PLATFORM"} | {"MUJOCO_GL": backend}
             try:
-                done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False)
+                done = subprocess.run(command, env=environment(backend), capture_output=True, text=True, timeout=timeout_s, check=False)
             except subprocess.TimeoutExpired:
                 reasons.append(f"{backend}: not done after {timeout_s:g} s")
                 continue
@@ -77,4 +95,4 @@ def render_frames(
                 return np.load(pictures, allow_pickle=False)  # type: ignore[no-any-return]
             lines = done.stderr.strip().splitlines()
             reasons.append(f"{backend}: {lines[-1].strip() if lines else f'status {done.returncode}'}")
-    raise UserError(f"no pictures of {mjcf.name}: {'; '.join(reasons)}: install libegl1 with Mesa (or a GPU driver), or libosmesa6")
+    raise remedy(mjcf, reasons)

@@ -1,32 +1,56 @@
-"""The process that draws: poses in, pictures out. Run by `wm_ros.sim.render` with MUJOCO_GL set."""
+"""The process that draws: poses in, pictures out. Run by `sim.render` and `sim.camera` with MUJOCO_GL set."""
 
 from __future__ import annotations
 
+import signal
 import sys
+from typing import Any
 
 import mujoco
 import numpy as np
 
 
-def draw(mjcf: str, poses: str, pictures: str, width: int, height: int, camera: str) -> None:
-    """Draws every pose in `poses` (.npz: joint name → [T]) and writes `pictures` (.npy, [T, height, width, 3])."""
+def _load(mjcf: str, width: int, height: int) -> Any:
     model = mujoco.MjModel.from_xml_path(mjcf)
-    data = mujoco.MjData(model)
     model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
     model.vis.global_.offheight = max(model.vis.global_.offheight, height)
+    return model
+
+
+def draw(mjcf: str, width: int, height: int, camera: str, poses: str, pictures: str) -> None:
+    """Draws the poses in a file (.npz: names [J], positions [J, T]) and writes the pictures (.npy, [T, height, width, 3])."""
+    model = _load(mjcf, width, height)
+    data = mujoco.MjData(model)
     with np.load(poses, allow_pickle=False) as file:
-        positions = {model.joint(name).qposadr[0]: file[name] for name in file.files}
-    count = min(len(values) for values in positions.values())
-    frames = np.empty((count, height, width, 3), dtype=np.uint8)
+        addresses, positions = [model.joint(str(name)).qposadr[0] for name in file["names"]], file["positions"]
+    frames = np.empty((positions.shape[1], height, width, 3), dtype=np.uint8)
     with mujoco.Renderer(model, height, width) as renderer:
-        for i in range(count):
-            for address, values in positions.items():
-                data.qpos[address] = values[i]
+        for i in range(len(frames)):
+            data.qpos[addresses] = positions[:, i]
             mujoco.mj_forward(model, data)
             renderer.update_scene(data, camera=camera or -1)
-            frames[i] = renderer.render()
+            renderer.render(out=frames[i])
     np.save(pictures, frames)
 
 
+def stream(mjcf: str, width: int, height: int, camera: str) -> None:
+    """Answers each pose on stdin (float64 [nq]) with a picture on stdout (uint8 [height, width, 3]), until stdin ends."""
+    # Ctrl-C is for the parent; its end, of whatever kind, closes stdin.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    model = _load(mjcf, width, height)
+    data = mujoco.MjData(model)
+    with mujoco.Renderer(model, height, width) as renderer:
+        while len(pose := sys.stdin.buffer.read(8 * model.nq)) == 8 * model.nq:
+            data.qpos[:] = np.frombuffer(pose)
+            mujoco.mj_forward(model, data)
+            renderer.update_scene(data, camera=camera or -1)
+            sys.stdout.buffer.write(renderer.render().tobytes())
+            sys.stdout.buffer.flush()
+
+
 if __name__ == "__main__":
-    draw(*sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])
+    source, wide, high, eye, *files = sys.argv[1:]
+    if files:
+        draw(source, int(wide), int(high), eye, *files)
+    else:
+        stream(source, int(wide), int(high), eye)
