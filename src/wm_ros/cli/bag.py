@@ -184,10 +184,8 @@ def check_text(report: CheckReport) -> str:
     for c in report.channels:
         refused = str(sum(c.refused.values()))
         jitter, delay = (None if v is None else 1e3 * v for v in (c.jitter_s, c.delay_s))
-        rows.append(
-            [c.name, str(c.messages), refused, _number(c.rate_hz), _number(jitter), str(c.gaps), _number(c.longest_gap_s or None)]
-            + [str(c.out_of_order), str(c.duplicates), str(c.clock_jumps), _number(delay)]
-        )
+        rate = [c.name, str(c.messages), refused, _number(c.rate_hz), _number(jitter), str(c.gaps), _number(c.longest_gap_s or None)]
+        rows.append([*rate, str(c.out_of_order), str(c.duplicates), str(c.clock_jumps), _number(delay)])
     lines += _columns(rows)
     rows = [["feature", "least", "most", "low", "high", "outside", "at limit"]]
     for c in report.channels:
@@ -206,4 +204,5 @@ def _number(value: float | None) -> str:
 
 def _columns(rows: list[list[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  " + "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in rows]
+    # The first column names the row, the others are numbers.
+    return ["  " + "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in rows]

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from wm_ros.bringup.interrupt import interrupt_on_signals
+from wm_ros.cli.bag import BagCommand
 from wm_ros.cli.bench import Bench
 from wm_ros.cli.contract import ContractCommand
 from wm_ros.cli.demo import Demo
@@ -22,6 +23,7 @@ Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Up, tyro.conf.subcommand("up")]
     | Annotated[ContractCommand, tyro.conf.subcommand("contract")]
+    | Annotated[BagCommand, tyro.conf.subcommand("bag")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[LearnCheck, tyro.conf.subcommand("learn-check")]

@@ -71,26 +71,62 @@ def check_contract(bag: Bag, contract: Contract, *, force: bool = False) -> None
     raise UserError("\n".join(lines))
 
 
-def read_recording(bag: Bag, contract: Contract, namespace: str = "", *, bulk: bool = True) -> Recording:
+@dataclass(frozen=True)
+class Sources:
+    """Where a contract's channels stand in a bag."""
+
+    topics: dict[str, str]
+    """Channel name (`action` for the command) → the recorded topic, for those that are there with the right type."""
+    faults: dict[str, str]
+    """Channel name → what is wrong, for the others."""
+
+
+def find_channels(bag: Bag, contract: Contract, namespace: str = "") -> Sources:
+    """Looks for the contract's channels in a bag.
+
+    Raises:
+        UserError: several robots' topics fit.
+    """
+    topics, faults = {}, {}
+    for channel in (*contract.observation, action_channel(contract)):
+        name = bag.resolve(channel.topic, namespace)
+        if name is None:
+            there = ", ".join(sorted(bag.connections)) or "no topics"
+            faults[channel.name] = f"no topic {channel.topic} (channel {channel.name!r}), but {there}: correct the contract's topic"
+        elif bag.connections[name].type != channel.type:
+            found = bag.connections[name].type
+            faults[channel.name] = f"{name} has type {found}, channel {channel.name!r} wants {channel.type}: correct the contract's type"
+        else:
+            topics[channel.name] = name
+    return Sources(topics, faults)
+
+
+def read_recording(
+    bag: Bag, contract: Contract, namespace: str = "", *, sources: Sources | None = None, bulk: bool = True
+) -> Recording:
     """Decodes the contract's channels, the commands and the episode announcements in one pass.
+
+    Args:
+        bag: what to read.
+        contract: names the channels.
+        namespace: of the robot's topics in the bag.
+        sources: from `find_channels`, to read what there is; channels that are not in it come out empty.
+        bulk: False decodes message by message; for tests and comparison.
 
     Raises:
         UserError: a topic is not in the bag or has another type.
     """
-    action = action_channel(contract)
+    if sources is None:
+        sources = find_channels(bag, contract, namespace)
+        if sources.faults:
+            raise UserError("\n".join(f"{bag.path}: {fault}" for fault in sources.faults.values()))
     store = bag.store()
     decoders: dict[str, ColumnDecoder] = {}
     topics: dict[str, list[str]] = {}
-    for channel in (*contract.observation, action):
-        name = bag.resolve(channel.topic, namespace)
-        if name is None:
-            there = ", ".join(sorted(bag.connections)) or "no topics"
-            raise UserError(f"{bag.path}: no topic {channel.topic} (channel {channel.name!r}), but {there}: correct the contract's topic")
-        found = bag.connections[name].type
-        if found != channel.type:
-            raise UserError(f"{bag.path}: {name} has type {found}, channel {channel.name!r} of the contract wants {channel.type}")
-        decoders[channel.name] = ColumnDecoder(channel, found, store)
-        topics.setdefault(name, []).append(channel.name)
+    for channel in (*contract.observation, action_channel(contract)):
+        decoders[channel.name] = ColumnDecoder(channel, channel.type, store)
+        if channel.name in sources.topics:
+            topics.setdefault(sources.topics[channel.name], []).append(channel.name)
     episode_topic = bag.resolve("episode", namespace)
     if episode_topic is not None and bag.connections[episode_topic].type != "std_msgs/msg/String":
         episode_topic = None

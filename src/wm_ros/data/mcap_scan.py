@@ -24,7 +24,8 @@ from wm_ros.data.mcap_writer import MAGIC
 _HEAD = struct.Struct("<BQ")
 _MESSAGE = struct.Struct("<BQHIQQ")
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE_OP, _CHUNK, _METADATA, _DATA_END = 0x02, 0x03, 0x04, 0x05, 0x06, 0x0C, 0x0F
-_STATISTICS, _METADATA_INDEX = 0x0B, 0x0D
+_MESSAGE_INDEX, _STATISTICS, _METADATA_INDEX = 0x07, 0x0B, 0x0D
+_READ = (_SCHEMA, _CHANNEL, _CHUNK, _METADATA, _MESSAGE_INDEX)
 _END = struct.Struct("<BQQQI8s")
 _MAX_SUMMARY = 256 << 20
 _KNOWN = range(0x01, 0x10)
@@ -48,6 +49,9 @@ class McapScan:
         """Empty, or why reading ended before the end of the file."""
         self._schemas: dict[int, tuple[str, str, str]] = {}
         self._connections: dict[int, Connection] = {}
+        self._unindexed: dict[int, int] = {}
+        """Messages of each channel in the newest chunk, until its index confirms them."""
+        self._count = 0
 
     def blocks(self) -> Iterator[Block]:
         """The file's messages, chunk by chunk.
@@ -137,15 +141,20 @@ class McapScan:
                     if loose >= 0:
                         yield from self._block(data[loose:at])
                         loose = -1
-                    body = data[at + _HEAD.size : end] if opcode in (_SCHEMA, _CHANNEL, _CHUNK, _METADATA) else b""
+                    body = data[at + _HEAD.size : end] if opcode in _READ else b""
                     if opcode == _CHUNK:
                         yield from self._block(self._decompress(body, at))
+                    elif opcode == _MESSAGE_INDEX:
+                        self._check_index(body, at)
                     elif opcode == _METADATA:
                         self._read_metadata(body)
                     elif opcode in (_SCHEMA, _CHANNEL):
                         self._define(opcode, body)
                     ended = opcode in (_DATA_END, _FOOTER)
+                    if ended and length != (4 if opcode == _DATA_END else 20):
+                        raise Damage(f"no end of data at byte {at}")
                 at = end
+            self._check_count()
         except Damage as fault:
             self.fault = str(fault)
             self.lost_bytes = size - at
@@ -154,6 +163,19 @@ class McapScan:
                     yield from self._block(data[loose:at])
                 except Damage:
                     self.lost_bytes = size - loose
+
+    def _check_index(self, body: bytes, at: int) -> None:
+        """An index that does not fit the chunk before it tells of a chunk that was lost between the two."""
+        fields = _Fields(body)
+        channel, entries = fields.number("<H", 2), fields.number("<I", 4) // 16
+        if entries and self._unindexed.pop(channel, 0) != entries:
+            raise Damage(f"the index at byte {at} is not that of the chunk before it")
+
+    def _check_count(self) -> None:
+        """The summary, where there is one, knows how many messages there must be."""
+        announced = McapScan(self.path, self.limits).survey()
+        if announced is not None and sum(announced.counts.values()) != self._count:
+            raise Damage(f"{self._count} messages were found, {sum(announced.counts.values())} were recorded")
 
     def _decompress(self, body: bytes, at: int) -> bytes:
         try:
@@ -215,9 +237,12 @@ class McapScan:
         table = tables[0] if len(tables) == 1 else np.concatenate(tables)
         if (table[:, 3] < 0).any():
             raise Damage("a message has a time past the year 2262")
-        unknown = set(np.unique(table[:, 2]).tolist()) - set(self._connections)
+        channels, numbers = np.unique(table[:, 2], return_counts=True)
+        unknown = set(channels.tolist()) - set(self._connections)
         if unknown:
             raise Damage(f"messages of an unknown channel {min(unknown)}")
+        self._unindexed = dict(zip(channels.tolist(), numbers.tolist(), strict=True))
+        self._count += len(table)
         yield Block(buffer, table[:, 0], table[:, 1], table[:, 2], table[:, 3], dict(self._connections))
 
     def _define(self, opcode: int, body: bytes) -> None:
