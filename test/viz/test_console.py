@@ -93,8 +93,8 @@ def test_without_a_terminal_every_event_but_a_step_is_one_plain_line() -> None:
         "episode 0000 (learning 1/1): running, controller version 0",
         "episode 0000 (learning 1/1): return 15.0 in 10 ticks, truncated",
         "bag /bags/episode_0000: 42 messages, 2.0 MB",
-        "trainer: training, version 1, 1 episode, held-out loss -1.250, 6.5 s",
-        "trainer: ready, version 1, 1 episode, held-out loss -1.250, 6.5 s",
+        "trainer: training, version 1, 1 episode, held-out loss -1.25, 6.5 s",
+        "trainer: ready, version 1, 1 episode, held-out loss -1.25, 6.5 s",
         "controller version 1 is written (pets, learned from 1 episode)",
         "controller version 1 drives now (abababab)",
         "== evaluating",
@@ -163,7 +163,7 @@ def test_picture_tells_returns_error_training_time_latency_health_and_what_is_ne
     drive(console)
     text = shown(console)
     first = next(line for line in text.splitlines() if "learning 1/1" in line)
-    assert "15.0" in first and "-1.250" in first and "6.5 s" in first and "random" in first and "━" in first
+    assert "15.0" in first and "-1.25" in first and "6.5 s" in first and "random" in first and "━" in first
     second = next(line for line in text.splitlines() if "evaluation 1/2" in line)
     assert "7.5" in second and "9.1 / 13.4 ms" in second
     assert "next  evaluation 2/2 in real time" in text

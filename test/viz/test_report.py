@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 from PIL import Image, ImageSequence
 from viz import synthetic_run
 
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
 from wm_ros.data.align import read_episodes
+from wm_ros.runtime import artifact
 from wm_ros.viz import charts, video
 from wm_ros.viz.drawing import drawing
 from wm_ros.viz.report import write_picture, write_report
@@ -119,6 +122,17 @@ def test_each_plan_belongs_to_the_tick_that_it_was_made_at(record: RunRecord) ->
 
 def test_best_evaluation_episode_is_the_one_shown(record: RunRecord) -> None:
     assert record.shown is not None and record.shown.total == max(e.total for e in record.of("evaluate"))
+
+
+def test_time_between_plan_rows_is_the_controllers(damaged: Path, contract: schema.Contract) -> None:
+    metadata = artifact.Metadata(
+        agent="pets", contract=contract.canonical_json(), contract_hash=contract.hash, version=1, plan_period_s=0.1
+    )
+    graph = helper.make_graph([], "empty", [], [])
+    model = helper.make_model(graph)
+    helper.set_model_props(model, {artifact.METADATA_KEY: metadata.to_json()})
+    onnx.save(model, str(damaged / "models" / "0001" / "controller.onnx"))
+    assert read_run(damaged).plan_period_s == 0.1
 
 
 # ---- the page ---------------------------------------------------------------------------------------------------------

@@ -313,7 +313,11 @@ def draw_trajectory(panels: Sequence[Any], episode: EpisodeRecord, contract: Con
             axes.plot(time, imagined, color=theme.plan, lw=1.0, alpha=0.7, label="imagined" if i == 0 else None)
             axes.plot(time[:1], imagined[:1], color=theme.plan, marker="o", ms=2.2, alpha=0.8)
         axes.plot(episode.time, actual, color=theme.ink, lw=1.7, label="what happened")
-        axes.set_ylabel(f"{feature.units}")
+        # A young model imagines anything; what happened must stay readable beside it.
+        span = max(float(np.ptp(actual)), 1e-3)
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, float(actual.min()) - 0.5 * span), min(high, float(actual.max()) + 0.5 * span))
+        axes.set_ylabel(feature.units)
         axes.set_title(f"{feature.joint or ''} {feature.field}".strip())
         if angle:
             _angle_ticks(axes, actual)
@@ -328,7 +332,6 @@ def draw_trajectory(panels: Sequence[Any], episode: EpisodeRecord, contract: Con
         axes.legend(loc="upper right", ncols=4)
     for axes in panels:
         axes.set_xlim(0, episode.time[-1])
-        axes.margins(y=0.08)
     for axes in panels[:-1]:
         axes.tick_params(labelbottom=False)
     panels[-1].set_xlabel("time [s]")

@@ -213,7 +213,7 @@ class Console:
                 Text(self.state.label(row), f"bold {colour}" if running else ""),
                 Text(f"{row.total:.1f}", "bold" if not running else "dim"),
                 *((drawn, driver) if wide else ()),
-                measured(row.model_error, "{:.3f}"),
+                measured(row.model_error, "{:.3g}"),
                 measured(row.train_s, "{:.1f} s"),
                 latency(row),
             )
@@ -260,7 +260,7 @@ class Console:
         if progress.transitions:
             line.append(f"  {progress.transitions} transitions", "dim")
         if progress.holdout_loss is not None:
-            line.append(f"  held-out loss {progress.holdout_loss:.3f}", "dim")
+            line.append(f"  held-out loss {progress.holdout_loss:.3g}", "dim")
         if progress.seconds:
             line.append(f"  {progress.seconds:.1f} s", "dim")
         return line.append(f"  {progress.message}" if progress.message else "", "red" if progress.phase == "failed" else "dim")

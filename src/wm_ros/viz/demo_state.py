@@ -168,7 +168,7 @@ class DemoState:
                 row.model_error = progress.holdout_loss
         if before is not None and (before.phase, before.version) == (progress.phase, progress.version):
             return None
-        loss = "" if progress.holdout_loss is None else f", held-out loss {progress.holdout_loss:.3f}"
+        loss = "" if progress.holdout_loss is None else f", held-out loss {progress.holdout_loss:.3g}"
         text = f": {progress.message}" if progress.message else ""
         data_so_far = plural(progress.episodes, "episode")
         took = f", {progress.seconds:.1f} s" if progress.seconds else ""

@@ -84,12 +84,10 @@ def write_picture(run_directory: Path, path: Path, theme: Theme = LIGHT) -> Path
             draw_strip(top.subplots(), contract, episode, theme)
         panels = _panels(upper, contract)
         charts.draw_trajectory(panels, episode, contract, record.plan_period_s, theme)
-        left, right = lower.subplots(1, 2)
-        charts.draw_returns(left, record, theme, published(contract))
+        below = lower.subplots(1, 2 if models else 1, squeeze=False)[0]
+        charts.draw_returns(below[0], record, theme, published(contract))
         if models:
-            charts.draw_error_summary(right, models, theme)
-        else:
-            right.remove()
+            charts.draw_error_summary(below[1], models, theme)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, format="png", dpi=150)
@@ -247,9 +245,10 @@ def _timing(record: RunRecord) -> str:
         return page.section(title, "", page.missing("No bag holds both observations and mpc/command, so latency and jitter are not known."))
     period_ms = 1e3 * contract.control.period_s
     kind = "evaluation" if record.of("evaluate") else "recorded"
+    pace = "" if record.of("evaluate") else " In lockstep, as in learning, the period is what the machine allows and not the robot's."
     text = (
         f"As the logger received the messages of {plural(len(timed), f'{kind} episode')}: from an observation to the command computed "
-        f"from it, and between commands, beside the control period of {period_ms:g} ms."
+        f"from it, and between commands, beside the control period of {period_ms:g} ms.{pace}"
     )
     with charts.styled(STAND_INS):
         figure = charts.new_figure(WIDTH_IN, 2.9)
@@ -275,7 +274,7 @@ def _models(record: RunRecord) -> str:
                 str(metrics.get("transitions", "")),
                 _figure(metrics.get("train_s"), "{:.1f} s"),
                 _figure(metrics.get("export_s"), "{:.2f} s"),
-                _figure(float(np.nanmin(holdout)) if holdout.size and not np.isnan(holdout).all() else None, "{:.3f}"),
+                _figure(float(np.nanmin(holdout)) if holdout.size and not np.isnan(holdout).all() else None, "{:.3g}"),
                 _figure(metrics.get("parity"), "{:.1e}"),
                 f"{_figure(latency.get('p50'), '{:.1f}')} / {_figure(latency.get('p99'), '{:.1f} ms')}",
             ]

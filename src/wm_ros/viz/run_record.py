@@ -232,25 +232,30 @@ def _plans(bag: Bag, contract: Contract, episode: Episode, stamp: NDArray[np.int
 def _plan_period(record: RunRecord) -> float:
     """Time between the rows of a plan: from the controller, or as the open-loop figures have it, or the control period."""
     path = record.directory / "controller.onnx"
-    if path.is_file():
-        try:
-            # Without external data: nothing but the file itself is opened.
-            properties = onnx.load(str(path), load_external_data=False).metadata_props
-            text = next((p.value for p in properties if p.key == artifact.METADATA_KEY), "")
-            period = artifact.read_metadata(text, str(path)).plan_period_s
-            if period is not None:
-                return period
-        except UserError as error:
-            record.remarks.append(str(error).splitlines()[0])
-        except Exception as error:  # protobuf's DecodeError has no public home that all its implementations share
-            record.remarks.append(f"{path}: not readable as ONNX: {type(error).__name__}")
-    else:
+    if not path.is_file():
         record.remarks.append(f"{path}: not there")
+    for candidate in (path, *sorted((record.directory / "models").glob("*/controller.onnx"), reverse=True)):
+        period = _noted_plan_period(candidate, record.remarks) if candidate.is_file() else None
+        if period is not None:
+            return period
     for metrics in reversed(record.metrics):
         horizon = numbers(section(metrics, "open_loop").get("horizon_s"))
         if len(horizon) and horizon[0] > 0:
             return float(horizon[0])
     return record.contract.control.period_s if record.contract is not None else 0.0
+
+
+def _noted_plan_period(path: Path, remarks: list[str]) -> float | None:
+    try:
+        # Without external data: nothing but the file itself is opened.
+        properties = onnx.load(str(path), load_external_data=False).metadata_props
+        text = next((p.value for p in properties if p.key == artifact.METADATA_KEY), "")
+        return artifact.read_metadata(text, str(path)).plan_period_s
+    except UserError as error:
+        remarks.append(str(error).splitlines()[0])
+    except Exception as error:  # protobuf's DecodeError has no public home that all its implementations share
+        remarks.append(f"{path}: not readable as ONNX: {type(error).__name__}")
+    return None
 
 
 def section(data: dict[str, Any], key: str) -> dict[str, Any]:
