@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from peer import Peer, Process, contract_file, running
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
@@ -264,6 +266,14 @@ def test_a_pause_stops_time_and_step_is_for_lockstep_only(realtime: Robot) -> No
     assert not response.success and "lockstep" in response.message
     realtime.call(SetBool, "sim/pause", SetBool.Request(data=False))
     realtime.news(lambda m: True, "a message after the pause")
+
+
+def test_over_a_deactivation_stamps_go_on_rising(realtime: Robot) -> None:
+    last = stamps([realtime.news(lambda m: True, "a message")])[0]
+    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
+        assert realtime.call(ChangeState, "sim/change_state", ChangeState.Request(transition=Transition(id=transition))).success
+    realtime.news(lambda m: stamp_ns(m.header.stamp) >= last + 1_000_000_000, "a message after the gap")
+    assert min(stamps(realtime.heard)) > last
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,11 @@ from wm_ros.runtime.episode_tracker import EpisodeTracker, Step
 
 STEP_LABEL = "stamp_s,reward,terminated,truncated,return"
 SERVICE_TIMEOUT_S = 5.0
+TELL_SILENCE_S = 1.0
+"""From here on the diagnostics name the silence."""
 RETRY_S = 0.5
+LOCKSTEP_TIMEOUT_S = 60.0
+"""In lockstep the gate answers for a controller that does not, so silence of this length means that the simulator has failed."""
 ACKNOWLEDGE_S = 0.5
 """Longest wait for a slow subscriber of `episode`."""
 TIMER_S = 0.05
@@ -101,7 +105,7 @@ class EpisodeManager(WmNode):
             if self._arm.service_is_ready():
                 # Nobody will be here for the answer, but a gate left armed is worse than a lost answer.
                 self._arm.call_async(SetBool.Request(data=False))
-        self._phase = "idle"
+        self._phase, self._call = "idle", None
 
     # ---- the series -----------------------------------------------------------------------------------------------
 
@@ -253,13 +257,13 @@ class EpisodeManager(WmNode):
     def _watch(self) -> None:
         """Notices on the steady clock that observations have stopped."""
         silent_s = (steady_ns() - self._heard_ns) * 1e-9
-        limit_s = self.param("observation_timeout_s")
+        limit_s = LOCKSTEP_TIMEOUT_S if self.lockstep else self.param("observation_timeout_s")
+        self._waiting_for = f"observations, silent for {silent_s:.1f} s" if silent_s > TELL_SILENCE_S else ""
         if silent_s < limit_s:
             return
-        self._waiting_for = f"observations, silent for {silent_s:.1f} s"
-        if self._phase == "running" and not self.lockstep:
+        if self._phase == "running":
             self._end("stopped")
-        elif self._phase == "first" and self.param("has_sim") and silent_s > 5 * limit_s:
+        elif self._phase == "first" and self.param("has_sim"):
             # The simulator may have been started anew after it answered.
             self._phase = "reset"
 

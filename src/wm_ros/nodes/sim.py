@@ -60,6 +60,7 @@ class SimNode(WmNode):
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stop = threading.Event()
+        self._timeline: Timeline
         self._threads: list[threading.Thread] = []
         self._camera: Camera | None = None
 
@@ -83,15 +84,23 @@ class SimNode(WmNode):
             self.create_timer(REMIND_S / 2, self._remind)
         self._resets = self._commands = self._stale = self._refused = self._ticks = 0
         self._refusal = ""
+        # Over a deactivation stamps go on rising.
+        self._started = False
         self._seen = (0, 0, steady_ns(), 0)
         self._latency = Durations()
 
     def activate(self) -> None:
         assert self.simulator is not None
         contract = self.contract
-        slot_ns = (int(np.ceil(contract.episode.duration_s)) + 10) * SECOND_NS if self.lockstep else None
-        origin_ns = LOCKSTEP_ORIGIN_NS if self.lockstep else time.time_ns()
-        self._timeline = Timeline(contract.control.period_ns, origin_ns, slot_ns)
+        if self._started:
+            self._timeline.reset(None if self.lockstep else time.time_ns())
+        else:
+            slot_ns = (int(np.ceil(contract.episode.duration_s)) + 10) * SECOND_NS if self.lockstep else None
+            origin_ns = LOCKSTEP_ORIGIN_NS if self.lockstep else time.time_ns()
+            self._timeline = Timeline(contract.control.period_ns, origin_ns, slot_ns)
+            self._started = True
+            if not self.lockstep:
+                self._timeline.reset()
         self._pacer = Pacer(self.simulator.frame_s)
         self._paused = self.lockstep
         self._frame = 0
@@ -102,7 +111,6 @@ class SimNode(WmNode):
         self.simulator.reset(reset_seed(self.param("seed"), 0))
         self._stop.clear()
         if not self.lockstep:
-            self._timeline.reset()
             self._run(self._pace)
         if not self.param("headless"):
             self._camera = Camera(contract, self._beside)
