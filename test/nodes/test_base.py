@@ -38,7 +38,23 @@ class Tried(WmNode):
         print("deactivated", flush=True)
         self.at("deactivate")
 
-run(lambda: Tried("tried"))
+if WHERE == "again":
+    import rclpy
+
+    rclpy.init()
+    node = Tried("again")
+    count = lambda: [node.count_publishers("diagnostics"), len(list(node.publishers)), len(list(node.services)), len(list(node.timers))]
+    seen = []
+    for _ in range(3):
+        node.trigger_configure()
+        node.trigger_activate()
+        node.trigger_deactivate()
+        seen.append(count())
+        node.trigger_cleanup()
+    print("same" if seen[0] == seen[1] == seen[2] else seen, flush=True)
+    rclpy.shutdown()
+else:
+    run(lambda: Tried("tried"))
 """
 
 
@@ -59,6 +75,11 @@ def test_a_bug_anywhere_ends_the_node_with_status_1_and_its_traceback(tmp_path: 
 def test_a_stopped_node_deactivates_first(tmp_path: Path) -> None:
     status, said = end(tmp_path, "stop")
     assert status == 0 and "deactivated" in said and "Traceback" not in said
+
+
+def test_a_node_that_is_configured_again_has_everything_once(tmp_path: Path) -> None:
+    status, said = end(tmp_path, "again")
+    assert status == 0 and "same" in said, said
 
 
 @pytest.mark.parametrize(

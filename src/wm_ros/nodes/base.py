@@ -91,6 +91,8 @@ class WmNode(LifecycleNode):
         for key, param in self._declared.items():
             self._declare(key, param)
         self.contract: schema.Contract
+        self._lasting: set[int] | None = None
+        """Identities of the entities that `configure` did not make; None while unconfigured."""
         self._diagnostics_publisher: Any = None
         self._diagnostics_timer: Any = None
 
@@ -123,6 +125,8 @@ class WmNode(LifecycleNode):
     # ---- lifecycle ------------------------------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._lasting = {id(entity) for entity, _ in self._entities()}
+
         def work() -> None:
             self.contract = schema.load(self.param("contract"))
             self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "diagnostics", 10)
@@ -157,14 +161,25 @@ class WmNode(LifecycleNode):
             self.deactivate()
         self._drop()
 
+    def _entities(self) -> list[tuple[Any, Callable[[Any], Any]]]:
+        """Everything that the node has in the ROS graph, each with what destroys it."""
+        return [
+            *((s, self.destroy_subscription) for s in self.subscriptions),
+            *((t, self.destroy_timer) for t in self.timers),
+            *((s, self.destroy_service) for s in self.services),
+            *((c, self.destroy_client) for c in self.clients),
+            *((p, self.destroy_publisher) for p in self.publishers),
+        ]
+
     def _drop(self) -> None:
+        """Undoes `configure`: without it, a node that is configured again would have every publisher twice."""
         self.cleanup()
-        for entities, destroy in (
-            (list(self.subscriptions), self.destroy_subscription),
-            (list(self.timers), self.destroy_timer),
-        ):
-            for entity in entities:
+        if self._lasting is None:
+            return
+        for entity, destroy in self._entities():
+            if id(entity) not in self._lasting:
                 destroy(entity)
+        self._lasting = None
 
     def _transition(self, what: str, work: Callable[[], None]) -> TransitionCallbackReturn:
         try:
