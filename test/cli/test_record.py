@@ -106,3 +106,12 @@ def test_latencies_and_deadlines_come_from_the_last_diagnostics() -> None:
     )
     assert record.latency_ms() == {"mpc": {"p50": 1.5, "p99": 3.0, "max": 4.0}}
     assert record.deadlines() == (1500, 3)
+    # What was missed while the system came up, before the first episode, was no episode's.
+    started = fed(
+        Record("evaluate", 1),
+        health("mpc", deadlines="40", deadline_misses="7"),
+        episode(0, "running", "evaluate"),
+        health("mpc", deadlines="540", deadline_misses="9"),
+        episode(1, "running", "evaluate"),
+    )
+    assert started.deadlines() == (500, 2)

@@ -37,13 +37,17 @@ def up(tmp_path: Path, short_task: Path, controller: Path) -> Iterator[subproces
         yield process
     finally:
         if process.poll() is None:
-            process.kill()
-        process.communicate()
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=PATIENCE_S)
 
 
 def node(up: subprocess.Popen[str], name: str, family: Family) -> psutil.Process:
-    (found,) = [p for p in family(up.pid) if f"wm_ros.nodes.{name}" in p.cmdline()]
+    (found,) = nodes(up, name, family)
     return found
+
+
+def nodes(up: subprocess.Popen[str], name: str, family: Family) -> list[psutil.Process]:
+    return [p for p in alive(family(up.pid)) if f"wm_ros.nodes.{name}" in p.cmdline()]
 
 
 def assert_every_bag_is_readable(folder: Path, task: Path) -> None:
@@ -95,8 +99,7 @@ def test_a_killed_visualizer_is_started_again(up: subprocess.Popen[str], family:
     first.kill()
 
     def another() -> bool:
-        pids = {p.pid for p in family(up.pid) if any("wm_ros.nodes.visualizer" in part for part in p.cmdline())}
-        return bool(pids - {first.pid})
+        return bool({p.pid for p in nodes(up, "visualizer", family)} - {first.pid})
 
     eventually(another, "another visualizer runs")
     assert up.poll() is None

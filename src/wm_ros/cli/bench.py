@@ -14,7 +14,7 @@ import tyro
 from wm_ros.cli.versions import versions
 from wm_ros.contract.errors import UserError
 
-BENCHMARKS: dict[str, str] = {}
+BENCHMARKS: dict[str, str] = {"bags": "benchmarks.bags:run"}
 """Name → `module:function`; the function takes `quick: bool` and returns a list of `Result`. Imported when it is run."""
 
 

@@ -37,12 +37,16 @@ class Record:
     """Node → what it last said of itself."""
     heard: Counter[str] = field(default_factory=Counter)
     """Node → how many diagnostics it has sent."""
+    _before: tuple[int, int] | None = None
+    """Deadlines and misses before the first episode, while the system came up."""
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Takes one event in."""
         kind, data = event["event"], event["data"]
         if kind == "episode" and data["purpose"] == self.purpose:
             new = data["state"] == "ended" and (self.running.get("episode"), self.running.get("state")) != (data["episode"], "ended")
+            if self._before is None and data["state"] == "running":
+                self._before = self._counted()
             self.running = data
             if new and data["outcome"] in WHOLE:
                 self.returns.append(data["total_reward"])
@@ -102,7 +106,14 @@ class Record:
         return found
 
     def deadlines(self) -> tuple[int, int]:
-        """Control deadlines and how many of them were missed, as the node that plans counts them."""
+        """Control deadlines and how many of them were missed since the first episode began, as the node that plans counts them.
+
+        It counts from its start, and says so once a second: the second before the first episode may be in it.
+        """
+        before, now = self._before or (0, 0), self._counted()
+        return now[0] - before[0], now[1] - before[1]
+
+    def _counted(self) -> tuple[int, int]:
         values = self.diagnostics.get("mpc", {}).get("values", {})
         return int(_number(values.get("deadlines"), 0)), int(_number(values.get("deadline_misses"), 0))
 
