@@ -37,6 +37,17 @@ class FitConfig:
     bound_weight: float = 0.01
     """Weight of the log-variance bounds in the loss (PETS, appendix A.1)."""
 
+    def __post_init__(self) -> None:
+        for name in ("batch", "holdout_most", "patience", "check_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        if self.steps < 20:  # the schedule's first tenth needs more than one step
+            raise ValueError(f"steps {self.steps} must be at least 20")
+        if not self.learning_rate > 0.0 or not self.weight_decay >= 0.0 or not self.bound_weight >= 0.0:
+            raise ValueError("learning_rate must be above 0, weight_decay and bound_weight must not be negative")
+        if not 0.0 <= self.holdout < 1.0:
+            raise ValueError(f"holdout {self.holdout} must be at least 0 and below 1")
+
 
 @dataclass(frozen=True)
 class FitResult:
