@@ -186,7 +186,9 @@ def test_what_is_installed_here_is_what_is_pinned() -> None:
 
 def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if k not in ("ROS_DISTRO", "MAKEFLAGS", "MAKELEVEL")}
-    return subprocess.run(["make", *arguments], cwd=folder, env={**clean, **environment}, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env={**clean, **environment}, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_make_demo_takes_a_seed() -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,7 +15,7 @@ from typing_extensions import Self
 from wm_ros.contract import resources
 from wm_ros.contract.errors import UserError
 
-FORMAT = 1
+FORMAT: Final = 1
 MAX_FILE_BYTES = 1 << 20
 
 MESSAGE_TYPES = (
