@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import tyro
 
 from wm_ros.cli.versions import versions
+from wm_ros.contract import resources
 from wm_ros.contract.errors import UserError
 
 BENCHMARKS: dict[str, str] = {"bags": "benchmarks.bags:run"}
@@ -81,6 +83,12 @@ def _load(name: str) -> Callable[[bool], list[Result]]:
     if name not in BENCHMARKS:
         raise UserError(f"bench {name}: no such benchmark; there are: {', '.join(sorted(BENCHMARKS)) or 'none'}")
     module, _, function = BENCHMARKS[name].partition(":")
+    # benchmarks/ stands beside the package's source and is not installed.
+    root = str(resources.share_directory())
+    if not (Path(root) / "benchmarks").is_dir():
+        raise UserError("bench: there is no benchmarks/ folder beside this installation: run it from a source checkout")
+    if root not in sys.path:
+        sys.path.insert(0, root)
     return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
 
 

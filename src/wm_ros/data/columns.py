@@ -96,11 +96,16 @@ class ColumnDecoder:
         self._pieces.append((raw[usable], stamp[usable], received[usable]))
 
     def columns(self) -> ChannelColumns:
-        """What was collected."""
-        features = len(self.channel.features)
-        raw = np.concatenate([p[0] for p in self._pieces]) if self._pieces else np.zeros((0, features))
-        stamp = np.concatenate([p[1] for p in self._pieces]) if self._pieces else np.zeros(0, np.int64)
-        received = np.concatenate([p[2] for p in self._pieces]) if self._pieces else np.zeros(0, np.int64)
+        """What was collected; the decoder is empty afterwards."""
+        count = sum(len(p[1]) for p in self._pieces)
+        raw = np.empty((count, len(self.channel.features)))
+        stamp, received = np.empty(count, np.int64), np.empty(count, np.int64)
+        # From the end, each piece freed when it is copied, so that the whole is in memory only once.
+        while self._pieces:
+            last = self._pieces.pop()
+            here = slice(count - len(last[1]), count)
+            raw[here], stamp[here], received[here] = last
+            count = here.start
         if (np.diff(received) < 0).any():
             order = np.argsort(received, kind="stable")
             raw, stamp, received = raw[order], stamp[order], received[order]
@@ -251,11 +256,11 @@ class ColumnDecoder:
 def _rows(block: Block, rows: NDArray[np.int64], length: int) -> NDArray[np.uint8]:
     """The bytes [N, length] of messages of one length; a view where they stand at equal distances."""
     offsets = block.offset[rows]
-    buffer = np.frombuffer(block.buffer, np.uint8)
     steps = np.diff(offsets)
     if len(offsets) == 1 or (len(steps) and (steps == steps[0]).all() and steps[0] >= length):
         stride = int(steps[0]) if len(steps) else length
         view: NDArray[np.uint8] = np.ndarray((len(offsets), length), np.uint8, block.buffer, int(offsets[0]), (stride, 1))
         return view
-    gathered: NDArray[np.uint8] = buffer[offsets[:, None] + np.arange(length)]
-    return gathered
+    # Every window of this length, without a copy; picking rows of it copies each row at once.
+    windows: NDArray[np.uint8] = np.ndarray((len(block.buffer) - length + 1, length), np.uint8, block.buffer, 0, (1, 1))
+    return windows[offsets]

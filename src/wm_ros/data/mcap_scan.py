@@ -26,6 +26,7 @@ _MESSAGE = struct.Struct("<BQHIQQ")
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE_OP, _CHUNK, _METADATA, _DATA_END = 0x02, 0x03, 0x04, 0x05, 0x06, 0x0C, 0x0F
 _MESSAGE_INDEX, _STATISTICS, _METADATA_INDEX = 0x07, 0x0B, 0x0D
 _READ = (_SCHEMA, _CHANNEL, _CHUNK, _METADATA, _MESSAGE_INDEX)
+_INDEX = struct.Struct("<BQHI")
 _END = struct.Struct("<BQQQI8s")
 _MAX_SUMMARY = 256 << 20
 _KNOWN = range(0x01, 0x10)
@@ -120,6 +121,7 @@ class McapScan:
     def _records(self, data: mmap.mmap, size: int) -> Iterator[Block]:
         at, loose = len(MAGIC), -1
         ended = False
+        chunked: bool | None = None
         try:
             while not ended:
                 if at + _HEAD.size > size:
@@ -130,6 +132,11 @@ class McapScan:
                     raise Damage(f"no record at byte {at}")
                 if end > size:
                     raise Damage(f"the record at byte {at} is cut off")
+                if opcode in (_MESSAGE_OP, _CHUNK):
+                    # No recorder mixes the two, and outside of chunks no checksum tells a message from a damaged record.
+                    if chunked not in (None, opcode == _CHUNK):
+                        raise Damage(f"a message outside of the chunks at byte {at}" if chunked else f"a chunk among messages at byte {at}")
+                    chunked = opcode == _CHUNK
                 if opcode == _MESSAGE_OP:
                     # Messages outside of chunks: gathered into blocks of about a mebibyte.
                     if loose < 0:
@@ -143,7 +150,7 @@ class McapScan:
                         loose = -1
                     body = data[at + _HEAD.size : end] if opcode in _READ else b""
                     if opcode == _CHUNK:
-                        yield from self._block(self._decompress(body, at))
+                        yield from self._block(self._decompress(body, at), _index_after(data, end, size))
                     elif opcode == _MESSAGE_INDEX:
                         self._check_index(body, at)
                     elif opcode == _METADATA:
@@ -196,11 +203,20 @@ class McapScan:
             raise Damage(f"the chunk at byte {at} fails its checksum")
         return raw
 
-    def _block(self, buffer: bytes) -> Iterator[Block]:
-        """The messages in a chunk's records; definitions on the way are taken in."""
+    def _block(self, buffer: bytes, index: NDArray[np.int64] | None = None) -> Iterator[Block]:
+        """The messages in a chunk's records; definitions on the way are taken in.
+
+        Args:
+            buffer: the records.
+            index: where messages are said to begin; used only if that proves true to the last byte.
+        """
         tables: list[NDArray[np.int64]] = []
         rows: list[tuple[int, int, int, int]] = []
         at, size, previous = 0, len(buffer), -1
+        single, patience = 0, 32
+        indexed = _indexed(buffer, index) if index is not None and len(index) else None
+        if indexed is not None:
+            size = int(indexed[0, 0]) - _MESSAGE.size
         unpack = _MESSAGE.unpack_from
         while at < size:
             if at + _HEAD.size > size:
@@ -218,20 +234,25 @@ class McapScan:
             _, length, channel, _, log_time, _ = unpack(buffer, at)
             if length < 22 or at + _HEAD.size + length > size:
                 raise Damage("a chunk ends within a message")
-            if length == previous:
+            if length == previous and len(rows) >= single:
                 # Two of one length: probably many. Their table costs one numpy call instead of a loop.
                 run = _run(buffer, at, length)
-                if len(run) > 8:
+                if len(run) < 32:
+                    # The call costs as much as some dozen single ones: after a short run it is not made again soon.
+                    single, patience = len(rows) + patience, 2 * patience
+                else:
                     tables += [np.array(rows, dtype=np.int64).reshape(-1, 4), run] if rows else [run]
                     rows.clear()
                     at += len(run) * (_HEAD.size + length)
-                    previous = -1
+                    previous, single = -1, 0
                     continue
             rows.append((at + _MESSAGE.size, length - 22, channel, log_time if log_time <= _MAX_TIME else -1))
             previous = length
             at += _HEAD.size + length
         if rows:
             tables.append(np.array(rows, dtype=np.int64))
+        if indexed is not None:
+            tables.append(indexed)
         if not tables:
             return
         table = tables[0] if len(tables) == 1 else np.concatenate(tables)
@@ -264,6 +285,37 @@ class McapScan:
         fields = _Fields(body)
         name = fields.text()
         self.metadata[name] = fields.mapping()
+
+
+def _index_after(data: mmap.mmap, at: int, size: int) -> NDArray[np.int64]:
+    """The offsets in the message indexes that follow a chunk; empty where there are none."""
+    entries = []
+    while at + _INDEX.size <= size:
+        opcode, length, _, count = _INDEX.unpack_from(data, at)
+        if opcode != _MESSAGE_INDEX or length != 6 + count or count % 16 or at + _HEAD.size + length > size:
+            break
+        entries.append(np.frombuffer(data[at + _INDEX.size : at + _HEAD.size + length], "<i8")[1::2])
+        at += _HEAD.size + length
+    return np.sort(np.concatenate(entries)) if entries else np.zeros(0, np.int64)
+
+
+def _indexed(buffer: bytes, offsets: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """The table [N, 4] of the messages that begin at `offsets`, if each ends where the next begins and the last one the buffer."""
+    size = len(buffer)
+    if offsets[0] < 0 or offsets[-1] + _MESSAGE.size > size:
+        return None
+    # Far fewer bytes than the messages have, so one gather is cheaper than a loop over them.
+    windows: NDArray[np.uint8] = np.ndarray((size - _MESSAGE.size + 1, _MESSAGE.size), np.uint8, buffer, 0, (1, 1))
+    heads = windows[offsets]
+    length = np.ascontiguousarray(heads[:, 1:9]).view("<i8")[:, 0]
+    if (heads[:, 0] != _MESSAGE_OP).any() or (length < 22).any() or (length > size).any():
+        return None
+    ends = offsets + _HEAD.size + length
+    if (ends[:-1] != offsets[1:]).any() or ends[-1] != size:
+        return None
+    channel = np.ascontiguousarray(heads[:, 9:11]).view("<u2")[:, 0].astype(np.int64)
+    log_time = np.ascontiguousarray(heads[:, 15:23]).view("<i8")[:, 0]
+    return np.stack([offsets + _MESSAGE.size, length - 22, channel, log_time], axis=1)
 
 
 def _run(buffer: bytes, at: int, length: int) -> NDArray[np.int64]:
