@@ -49,6 +49,8 @@ setup(
         "gpu": ["onnxruntime-gpu"],
         # ROS 2 Kilted as wheels, for machines without a ROS 2 installation.
         "ros": ["ros-rclpy[fastrtps]", "ros-kilted-common-interfaces", "ros-lifecycle-msgs", "ros-rosgraph-msgs"],
+        # For `wm-ros bag convert --format parquet`.
+        "parquet": ["pyarrow"],
         "test": ["pytest", "pytest-timeout", "hypothesis", "dm_control", "array_api_strict", "psutil"],
         "lint": ["ruff", "mypy", "import-linter", "types-PyYAML"],
     },
