@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cartpole_bags import PERIOD, START, contract, force, raw_state, write_cartpole
+from cartpole_bags import JOINT_STATE, PERIOD, START, cdr, contract, custom_data, force, joint_state, message, raw_state, write_cartpole
 
 from wm_ros.contract import rewards, schema
 from wm_ros.contract.assembler import Assembler
 from wm_ros.contract.columns import Columns
 from wm_ros.contract.errors import UserError
 from wm_ros.data.align import Bag, read_episodes, read_recording
+from wm_ros.data.bag_writer import BagWriter
+from wm_ros.data.qos import Qos
 from wm_ros.data.ros_types import deserialize, standard_store
+
+ARRAY = "std_msgs/msg/Float64MultiArray"
 
 
 def test_a_recorded_episode_has_every_tick_its_action_and_its_provenance(tmp_path: Path) -> None:
@@ -34,8 +38,8 @@ def test_bag_and_live_observations_are_equal_bit_for_bit(tmp_path: Path) -> None
     path = write_cartpole(tmp_path / "bag", 40)
     (episode,) = read_episodes(path, contract())
     assembler, live = Assembler(contract()), []
-    for message in Bag(path).messages({"/joint_states"}):
-        assembler.update("joints", deserialize(standard_store(), message.data, message.type), message.log_time)
+    for recorded in Bag(path).messages({"/joint_states"}):
+        assembler.update("joints", deserialize(standard_store(), recorded.data, recorded.type), recorded.log_time)
         observation = assembler.observe()
         assert observation is not None
         live.append(observation.vector)
@@ -105,6 +109,30 @@ def test_termination_ends_the_episode_and_is_not_truncation(tmp_path: Path, monk
     fallible = schema.parse(data, "test")
     (episode,) = read_episodes(write_cartpole(tmp_path / "bag", 30, of=fallible), fallible)
     assert episode.terminated.tolist() == [False] * 10 + [True] and not episode.truncated
+
+
+def test_a_channel_timed_by_reception_meets_the_stamped_ones_on_the_robots_clock(tmp_path: Path) -> None:
+    data = contract().model_dump(mode="json")
+    foot = {"name": "foot", "topic": "foot", "type": ARRAY, "max_age_s": 0.1, "clock": "receive"}
+    data["observation"].append({**foot, "features": [{"field": "data", "index": 1, "units": "N"}]})
+    both = schema.parse(data, "test")
+    off_by = 1_700_000_000 * 10**9  # the recorder has the system's time, the simulated robot its own
+    writer = BagWriter(tmp_path / "bag", custom_data(both))
+    topics = [writer.add_topic(f"/{t}", k, Qos()) for t, k in (("joint_states", JOINT_STATE), ("command", JOINT_STATE), ("foot", ARRAY))]
+    layout = message("std_msgs/msg/MultiArrayLayout", [], 0)
+    for k in range(20):
+        stamp = START + k * PERIOD
+        position, velocity = raw_state(k)
+        messages = [
+            cdr(ARRAY, message(ARRAY, layout, np.array([0.0, k]))),
+            joint_state(stamp, ["hinge_1", "slider"], position[::-1], velocity[::-1]),
+            joint_state(stamp, ["slider"], effort=[force(k)]),
+        ]
+        for topic, raw, delay in zip((topics[2], topics[0], topics[1]), messages, (0, 1000, 2000), strict=True):
+            writer.write(topic, raw, off_by + stamp + delay, stamp)
+    writer.close()
+    (episode,) = read_episodes(tmp_path / "bag", both)
+    assert episode.observation[:, 5].tolist() == list(range(20))
 
 
 def test_bulk_and_single_decoding_of_a_bag_agree_bit_for_bit(tmp_path: Path) -> None:

@@ -153,8 +153,26 @@ def read_recording(
         controller_version=_integer(custom.get("wm_ros.controller_version", "")),
     )
     columns = {name: decoder.columns() for name, decoder in decoders.items()}
+    _onto_robot_time(contract, columns)
     command = columns.pop("action")
     return Recording(columns, command, tuple(states), provenance)
+
+
+def _onto_robot_time(contract: Contract, columns: dict[str, ChannelColumns]) -> None:
+    """Moves channels that are timed by reception onto the clock of the header stamps, where the two are different clocks.
+
+    In a simulation robot time begins anew, and a robot's clock can be hours off; the commands are stamped and received, so they know.
+    """
+    stamped = [columns["action"], *(columns[c.name] for c in contract.observation if c.clock == "header")]
+    delays = np.concatenate([c.received - c.stamp for c in stamped])
+    if not len(delays):
+        return
+    offset = int(np.median(delays))
+    if abs(offset) <= CLOCK_JUMP_NS:
+        return
+    for channel in contract.observation:
+        if channel.clock == "receive":
+            columns[channel.name] = replace(columns[channel.name], stamp=columns[channel.name].received - offset)
 
 
 def _state(bag: Bag, store: Typestore, raw: bytes) -> EpisodeState:

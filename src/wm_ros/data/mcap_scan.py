@@ -302,7 +302,7 @@ def _index_after(data: mmap.mmap, at: int, size: int) -> NDArray[np.int64]:
 def _indexed(buffer: bytes, offsets: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """The table [N, 4] of the messages that begin at `offsets`, if each ends where the next begins and the last one the buffer."""
     size = len(buffer)
-    if offsets[0] < 0 or offsets[-1] + _MESSAGE.size > size:
+    if offsets[0] < 0 or offsets[-1] > size - _MESSAGE.size:
         return None
     # Far fewer bytes than the messages have, so one gather is cheaper than a loop over them.
     windows: NDArray[np.uint8] = np.ndarray((size - _MESSAGE.size + 1, _MESSAGE.size), np.uint8, buffer, 0, (1, 1))
