@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from std_msgs.msg import String
@@ -64,6 +65,7 @@ class Logger(WmNode):
         self._episode_topic = [name for name, _, _ in topics].index("episode")
         self._segments = self.create_publisher(String, "log/segment", SEGMENT_QOS)
         self._latest = (time.monotonic(), 0)
+        self._lost = 0
         self.create_timer(0.1, self._poll)
         self.create_service(Trigger, "~/start", self._start)
         self.create_service(Trigger, "~/stop", self._stop)
@@ -78,7 +80,8 @@ class Logger(WmNode):
                 durability=DurabilityPolicy.TRANSIENT_LOCAL if qos.durability == "transient_local" else DurabilityPolicy.VOLATILE,
             )
             handler = self._on_episode if index == self._episode_topic else self._receiver(index)
-            self.create_subscription(message_class(kind), name, handler, profile, raw=True)
+            events = SubscriptionEventCallbacks(message_lost=self._on_lost)
+            self.create_subscription(message_class(kind), name, handler, profile, raw=True, event_callbacks=events)
 
     def deactivate(self) -> None:
         for subscription in list(self.subscriptions):
@@ -152,6 +155,10 @@ class Logger(WmNode):
                     self.get_logger().error(str(error))
         self._recorder.receive(self._episode_topic, data, time.time_ns(), now)
 
+    def _on_lost(self, event: Any) -> None:
+        """The middleware dropped messages before they came here."""
+        self._lost += event.total_count_change
+
     def _poll(self) -> None:
         if self._recorder is not None:
             self._recorder.poll(time.monotonic())
@@ -193,17 +200,18 @@ class Logger(WmNode):
         now = time.monotonic()
         since, before = self._latest
         self._latest = (now, recorder.messages)
+        drops = recorder.drops + self._lost
         values = {
             "rate_hz": (recorder.messages - before) / max(now - since, 1e-6),
             "messages": recorder.messages,
-            "drops": recorder.drops,
+            "drops": drops,
             "bytes": recorder.bytes_written,
             "bag": str(recorder.bag or ""),
         }
         if recorder.error:
             return ERROR, recorder.error, values
-        if recorder.drops:
-            return WARN, f"{recorder.drops} messages dropped: the disk is too slow", values
+        if drops:
+            return WARN, f"{drops} messages lost: {recorder.drops} to the disk, {self._lost} before they came here", values
         return OK, "recording" if recorder.bag else "waiting for an episode", values
 
 
