@@ -87,11 +87,14 @@ def write(path: Path, graph: onnx.ModelProto, controller: Controller, contract: 
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     parity = _parity(session, controller, contract)
     if not parity <= PARITY_LIMIT:
-        raise UserError(f"{path}: onnxruntime differs from torch by {parity:.2g} (limit {PARITY_LIMIT:g}): not written; keep the last controller")
+        raise UserError(
+            f"{path}: onnxruntime differs from torch by {parity:.2g} (limit {PARITY_LIMIT:g}): not written; keep the last controller"
+        )
     best, p50, p99 = _latency_ms(session, controller, contract)
     if best > contract.control.period_s * 1e3:  # the best of many: a busy machine is no fault of the controller
         raise UserError(
-            f"{path}: a plan takes {best:.1f} ms at best, the control period of {contract.name} is {contract.control.period_s * 1e3:.1f} ms: not written; "
+            f"{path}: a plan takes {best:.1f} ms at best, "
+            f"the control period of {contract.name} is {contract.control.period_s * 1e3:.1f} ms: not written; "
             "use fewer candidates, iterations, members or a smaller network"
         )
     metadata = Metadata(

@@ -81,8 +81,8 @@ class ObservationDynamics(nn.Module):
         first = weights[0]
         from_state = first[:, :size] / self.observation_std.unsqueeze(-1)
         from_action = first[:, size:].unflatten(1, (self.stride, self.action_size)).sum(dim=1) / self.action_std.unsqueeze(-1)
-        bias = biases[0] - torch.matmul(self.observation_mean, from_state).unsqueeze(1) - torch.matmul(self.action_mean, from_action).unsqueeze(1)
-        driven = torch.matmul(actions.unsqueeze(1), from_action) + bias  # [H, M, N, width]
+        centre = torch.matmul(self.observation_mean, from_state) + torch.matmul(self.action_mean, from_action)  # [M, width]
+        driven = torch.matmul(actions.unsqueeze(1), from_action) + (biases[0] - centre.unsqueeze(1))  # [H, M, N, width]
         last_weight = weights[-1][..., :size] * self.target_std
         last_bias = biases[-1][..., :size] * self.target_std + self.target_mean
         state = observation.expand(self.members, candidates, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class GaussianEnsemble(nn.Module):
         self.members = config.members if members is None else members
         self.outputs = outputs
         sizes = [inputs, *[config.width] * config.layers, 2 * outputs]
-        self.weights = nn.ParameterList(torch.empty(self.members, i, o) for i, o in zip(sizes, sizes[1:], strict=False))
+        self.weights = nn.ParameterList(torch.empty(self.members, i, o) for i, o in itertools.pairwise(sizes))
         self.biases = nn.ParameterList(torch.zeros(self.members, 1, o) for o in sizes[1:])
         self.log_variance_low = nn.Parameter(torch.full((outputs,), config.log_variance_low))
         self.log_variance_high = nn.Parameter(torch.full((outputs,), config.log_variance_high))

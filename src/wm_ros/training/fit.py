@@ -166,7 +166,7 @@ def fit(
         train_loss.append(running / ((done - 1) % config.check_every + 1))
         running = 0.0
         if not np.isfinite(train_loss[-1]):
-            raise FloatingPointError(f"the training loss became {train_loss[-1]} after {done} steps: look for outliers in the recorded data")
+            raise FloatingPointError(f"the training loss is {train_loss[-1]} after {done} steps: look for outliers in the recorded data")
         with torch.no_grad():
             look = holdout if held else training[: config.holdout_most]
             mean, _ = model.network(inputs[look].expand(members, -1, -1))

@@ -46,8 +46,9 @@ class PetsLearner:
         self._graph: Any = None
 
     @property
-    def transitions(self) -> int:
-        return sum(len(e) for e in self.episodes)
+    def counts(self) -> dict[str, Any]:
+        """Version, episodes and transitions so far, as fields of `announcements.Progress`."""
+        return {"version": self.version, "episodes": len(self.episodes), "transitions": sum(len(e) for e in self.episodes)}
 
     def add(self, episodes: list[Episode], bag: TrainingBag) -> None:
         """Takes the episodes of one bag in."""
@@ -86,7 +87,7 @@ class PetsLearner:
             raise UserError(f"no episode has {settings.stride} ticks, one model step: record longer episodes or set pets.stride lower")
         held_out = self._open_loop(self._unseen)
         self.version = version = max(0, self.version) + 1
-        common = {"version": version, "episodes": len(self.episodes), "transitions": self.transitions}
+        common = self.counts
         model = dynamics(self.contract, settings, planning=False)
         model.network.initialize(torch.Generator().manual_seed(self._seed(version, 0)))
 
