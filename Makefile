@@ -51,7 +51,7 @@ endif
 	echo "setup: installing torch"; \
 	$(PIP) "$${torch[@]}"; \
 	echo "setup: installing the packages of constraints.txt"; \
-	$(PIP) setuptools; \
+	$(PIP) setuptools wheel; \
 	$(PIP) --no-build-isolation -e ".[$(EXTRAS),$$accelerator]"
 	@touch $(STAMP)
 	@echo "setup: done"
