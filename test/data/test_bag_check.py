@@ -82,6 +82,16 @@ def test_a_clock_that_was_set_while_recording_is_noticed(tmp_path: Path) -> None
     assert "set the robot's clock before" in texts(report)
 
 
+def test_a_recorder_that_saw_the_robot_pause_or_run_slowly_sees_no_clock_jump(tmp_path: Path) -> None:
+    def late(k: int) -> int:
+        return 3 * 10**9 * (k // 30)  # the simulation waited for three seconds, twice
+
+    sensors = [(t + late(k), raw) for k in range(90) for t, raw in [sensor(k)]]
+    commands = [(t + late(k), raw) for k in range(90) for t, raw in [command(k)]]
+    report = check(recorded(tmp_path / "bag", sensors, commands), contract())
+    assert [c.clock_jumps for c in report.channels] == [0, 0] and report.steps == 89
+
+
 def test_a_clock_set_back_gives_an_episode_for_each_life(tmp_path: Path) -> None:
     later = 10**13
 

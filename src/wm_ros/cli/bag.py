@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,10 @@ from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
 from wm_ros.data import bag_check, convert
 from wm_ros.data.bag_check import CheckReport
-from wm_ros.data.bag_reader import Bag
+from wm_ros.data.bag_reader import Bag, Loss
+
+_OTHER_CLOCK_MS = 60_000.0
+"""A delay of more than a minute is none: stamps and recorder have different clocks, as in a simulation."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,13 @@ class Convert:
         def name(path: Path, episode: Any) -> None:
             print(f"{path}: {len(episode)} steps, return {episode.total_reward:.1f}, from {episode.provenance.bag}")
 
+        def warn(loss: Loss) -> None:
+            print(f"warning: {loss.path}: {loss.bytes} bytes are lost: {loss.reason}", file=sys.stderr)
+
         contract, bags = schema.load(self.contract), convert.find_bags(self.bags)
-        count = convert.convert(bags, contract, self.out, self.format, namespace=self.namespace, force=self.force, on_episode=name)
+        count = convert.convert(
+            bags, contract, self.out, self.format, namespace=self.namespace, force=self.force, on_episode=name, on_loss=warn
+        )
         if not count:
             raise UserError("no episode in any of the bags: see `wm-ros bag check`")
         return 0
@@ -184,8 +193,9 @@ def check_text(report: CheckReport) -> str:
     for c in report.channels:
         refused = str(sum(c.refused.values()))
         jitter, delay = (None if v is None else 1e3 * v for v in (c.jitter_s, c.delay_s))
+        late = "other clock" if delay is not None and abs(delay) > _OTHER_CLOCK_MS else _number(delay)
         rate = [c.name, str(c.messages), refused, _number(c.rate_hz), _number(jitter), str(c.gaps), _number(c.longest_gap_s or None)]
-        rows.append([*rate, str(c.out_of_order), str(c.duplicates), str(c.clock_jumps), _number(delay)])
+        rows.append([*rate, str(c.out_of_order), str(c.duplicates), str(c.clock_jumps), late])
     lines += _columns(rows)
     rows = [["feature", "least", "most", "low", "high", "outside", "at limit"]]
     for c in report.channels:

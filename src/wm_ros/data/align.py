@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from wm_ros.contract.announcements import EpisodeState
 from wm_ros.contract.assembler import encode
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Channel, Contract, Feature
-from wm_ros.data.bag_reader import Bag
+from wm_ros.data.bag_reader import Bag, Loss
 from wm_ros.data.columns import ChannelColumns, ColumnDecoder
 from wm_ros.data.episode import Episode, Provenance
 from wm_ros.data.policy import sample
@@ -368,7 +369,14 @@ def _provenance(common: Provenance, state: EpisodeState | None) -> Provenance:
     )
 
 
-def read_episodes(path: str | Path, contract: Contract, *, namespace: str = "", force: bool = False) -> list[Episode]:
+def read_episodes(
+    path: str | Path,
+    contract: Contract,
+    *,
+    namespace: str = "",
+    force: bool = False,
+    on_loss: Callable[[Loss], None] = lambda loss: None,
+) -> list[Episode]:
     """The episodes in a bag.
 
     Args:
@@ -376,6 +384,7 @@ def read_episodes(path: str | Path, contract: Contract, *, namespace: str = "", 
         contract: names the channels, the command and the reward.
         namespace: of the robot's topics in the bag, where more than one robot was recorded.
         force: take a bag that was recorded under another contract.
+        on_loss: told of every part of the bag that could not be read.
 
     Returns:
         In the order of time; empty where the bag has no whole step.
@@ -385,4 +394,7 @@ def read_episodes(path: str | Path, contract: Contract, *, namespace: str = "", 
     """
     bag = Bag(path)
     check_contract(bag, contract, force=force)
-    return episodes_of(read_recording(bag, contract, namespace), contract)
+    recording = read_recording(bag, contract, namespace)
+    for loss in bag.losses:
+        on_loss(loss)
+    return episodes_of(recording, contract)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.data.align import read_episodes
-from wm_ros.data.bag_reader import Bag
+from wm_ros.data.bag_reader import Bag, Loss
 from wm_ros.data.episode import Episode, save
 
 Format = Literal["npz", "parquet"]
@@ -27,6 +27,7 @@ def convert(
     namespace: str = "",
     force: bool = False,
     on_episode: Callable[[Path, Episode], None] = lambda path, episode: None,
+    on_loss: Callable[[Loss], None] = lambda loss: None,
 ) -> int:
     """Writes one file per episode, `episode_000000` and on; one bag at a time is in memory.
 
@@ -38,6 +39,7 @@ def convert(
         namespace: of the robot's topics in the bags.
         force: take bags that were recorded under another contract.
         on_episode: told of every file.
+        on_loss: told of every part of a bag that could not be read.
 
     Returns:
         How many episodes there are.
@@ -54,7 +56,7 @@ def convert(
         raise UserError(f"{out}: has episodes in it, which are not overwritten: give another folder")
     count = 0
     for bag in bags:
-        for episode in read_episodes(bag, contract, namespace=namespace, force=force):
+        for episode in read_episodes(bag, contract, namespace=namespace, force=force, on_loss=on_loss):
             path = out / f"episode_{count:06d}.{kind}"
             write(episode, path)
             on_episode(path, episode)
