@@ -100,9 +100,10 @@ def declared() -> set[str]:
 
 
 def imported() -> set[str]:
-    """Top-level packages that our modules import, wherever the import stands."""
+    """Top-level packages that our modules import, wherever the import stands; a benchmark's peers are for who measures to install."""
     found: set[str] = set()
-    for file in [*(ROOT / "src").rglob("*.py"), *(ROOT / "launch").glob("*.py")]:
+    sources = [f for f in (ROOT / "src").rglob("*.py") if f.parent.name != "benchmarks"]
+    for file in [*sources, *(ROOT / "launch").glob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
                 found |= {alias.name.partition(".")[0] for alias in node.names}
