@@ -61,6 +61,41 @@ def test_parquet_holds_every_column(tmp_path: Path) -> None:
     assert table["valid"] == [True] * 30 + [False] and table["stamp_ns"] == episode.stamp.tolist()
 
 
+def lerobot_folder(tmp_path: Path) -> Path:
+    bags = [str(write_cartpole(tmp_path / name, ticks)) for name, ticks in (("a", 30), ("b", 50))]
+    out = tmp_path / "dataset"
+    assert run(["bag", "convert", *bags, "--contract", "cartpole_swingup", "--out", str(out), "--format", "lerobot"]) == 0
+    return out
+
+
+def test_a_lerobot_folder_has_the_layout_and_the_numbers(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = lerobot_folder(tmp_path)
+    info = json.loads((out / "meta/info.json").read_text())
+    assert (info["codebase_version"], info["fps"], info["total_episodes"], info["total_frames"]) == ("v3.0", 50, 2, 80)
+    frames = parquet.read_table(out / "data/chunk-000/file-000.parquet").to_pydict()
+    (episode,) = read_episodes(tmp_path / "b", contract())
+    assert np.array(frames["observation.state"], np.float32)[30:].tobytes() == episode.observation[:-1].tobytes()
+    assert np.array(frames["action"], np.float32)[30:].tobytes() == episode.action.tobytes()
+    assert frames["episode_index"] == [0] * 30 + [1] * 50 and frames["index"] == list(range(80))
+    stats = json.loads((out / "meta/stats.json").read_text())["observation.state"]
+    values = np.array(frames["observation.state"])
+    assert stats["mean"] == pytest.approx(values.mean(axis=0).tolist()) and stats["std"] == pytest.approx(values.std(axis=0).tolist())
+    episodes = parquet.read_table(out / "meta/episodes/chunk-000/file-000.parquet").to_pydict()
+    assert episodes["dataset_to_index"] == [30, 80] and episodes["tasks"] == [["cartpole_swingup"]] * 2
+
+
+def test_lerobots_own_reader_opens_the_folder(tmp_path: Path) -> None:
+    reader = pytest.importorskip("lerobot.datasets.lerobot_dataset")
+    dataset = reader.LeRobotDataset("local/cartpole", root=lerobot_folder(tmp_path))
+    assert (dataset.num_episodes, dataset.num_frames, dataset.fps) == (2, 80, 50)
+    frame = dataset[35]
+    (episode,) = read_episodes(tmp_path / "b", contract())
+    assert frame["observation.state"].numpy().tolist() == episode.observation[5].tolist()
+    assert frame["action"].numpy().ravel().tolist() == episode.action[5].tolist()
+    assert frame["task"] == "cartpole_swingup" and float(frame["timestamp"]) == pytest.approx(0.1)
+
+
 def test_view_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bag = str(write_cartpole(tmp_path / "bag", 30))
     assert run(["bag", "view", bag, "--contract", "cartpole_swingup", "--out", str(tmp_path / "bag.png")]) == 0

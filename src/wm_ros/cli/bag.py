@@ -61,16 +61,16 @@ class Check:
 
 @dataclass(frozen=True)
 class Convert:
-    """Turn bags into episode files, one per episode."""
+    """Turn bags into episode files, one per episode, or into a LeRobotDataset."""
 
     bags: tyro.conf.Positional[tuple[str, ...]]
     """rosbag2 directories, storage files, or folders of bags."""
     contract: str
     """Contract file, or the name of a shipped contract."""
     out: Path
-    """Folder for the episodes."""
+    """Folder for the episodes; must not have any in it."""
     format: convert.Format = "npz"
-    """parquet needs pyarrow."""
+    """lerobot is a LeRobotDataset v3.0; it and parquet need pyarrow."""
     namespace: str = ""
     """Of the robot's topics in the bags."""
     force: bool = False

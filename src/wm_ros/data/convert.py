@@ -14,8 +14,9 @@ from wm_ros.contract.schema import Contract
 from wm_ros.data.align import read_episodes
 from wm_ros.data.bag_reader import Bag, Loss
 from wm_ros.data.episode import Episode, save
+from wm_ros.data.lerobot import LeRobotWriter
 
-Format = Literal["npz", "parquet"]
+Format = Literal["npz", "parquet", "lerobot"]
 
 
 def convert(
@@ -29,16 +30,16 @@ def convert(
     on_episode: Callable[[Path, Episode], None] = lambda path, episode: None,
     on_loss: Callable[[Loss], None] = lambda loss: None,
 ) -> int:
-    """Writes one file per episode, `episode_000000` and on; one bag at a time is in memory.
+    """Writes one file per episode, `episode_000000` and on, or a LeRobotDataset; one bag at a time is in memory.
 
     Args:
         bags: see `find_bags`.
         contract: names the channels, the command and the reward.
         out: a folder without episodes in it; made if need be.
-        kind: `npz` as `data.episode.load` reads it; `parquet` needs pyarrow.
+        kind: `npz` as `data.episode.load` reads it; `parquet` and `lerobot` (see `data.lerobot`) need pyarrow.
         namespace: of the robot's topics in the bags.
         force: take bags that were recorded under another contract.
-        on_episode: told of every file.
+        on_episode: told of every episode and its file (`lerobot`: the folder).
         on_loss: told of every part of a bag that could not be read.
 
     Returns:
@@ -47,6 +48,7 @@ def convert(
     Raises:
         UserError: a bag cannot be read, or the folder has episodes already.
     """
+    dataset = LeRobotWriter(out, contract) if kind == "lerobot" else None
     write = _parquet_writer(contract) if kind == "parquet" else save
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -57,10 +59,16 @@ def convert(
     count = 0
     for bag in bags:
         for episode in read_episodes(bag, contract, namespace=namespace, force=force, on_loss=on_loss):
-            path = out / f"episode_{count:06d}.{kind}"
-            write(episode, path)
+            if dataset is None:
+                path = out / f"episode_{count:06d}.{kind}"
+                write(episode, path)
+            else:
+                path = out
+                dataset.add(episode)
             on_episode(path, episode)
             count += 1
+    if dataset is not None:
+        dataset.close()
     return count
 
 
