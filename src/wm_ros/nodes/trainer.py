@@ -123,7 +123,9 @@ class Trainer(WmNode):
             while True:
                 work = self._work.get()
                 if work == _STOP:
-                    return
+                    if self._stopping.is_set():
+                        return
+                    continue  # left from a stop that came in the middle of a fit
                 try:
                     if isinstance(work, Segment):
                         self._read(work)
@@ -176,14 +178,17 @@ def bag_hash(path: Path) -> str:
 
 def main() -> None:
     """Entry point of the process."""
+    status = 0
     try:
         run(Trainer)
-    finally:
-        # torch aborts the process where the interpreter ends under a thread that is still inside it.
-        if any(thread.name == _THREAD and thread.is_alive() for thread in threading.enumerate()):
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(0)
+    except SystemExit as leaving:
+        status = int(leaving.code or 0)
+    # torch aborts the process where the interpreter ends under a thread that is still inside it.
+    if any(thread.name == _THREAD for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":
