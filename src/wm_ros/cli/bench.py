@@ -16,7 +16,11 @@ from wm_ros.cli.versions import versions
 from wm_ros.contract import resources
 from wm_ros.contract.errors import UserError
 
-BENCHMARKS: dict[str, str] = {"bags": "benchmarks.bags:run"}
+BENCHMARKS: dict[str, str] = {
+    "bags": "benchmarks.bags:run",
+    "loop": "benchmarks.loop:run",
+    "train": "benchmarks.train:run",
+}
 """Name → `module:function`; the function takes `quick: bool` and returns a list of `Result`. Imported when it is run."""
 
 
