@@ -135,6 +135,33 @@ def test_a_channel_timed_by_reception_meets_the_stamped_ones_on_the_robots_clock
     assert episode.observation[:, 5].tolist() == list(range(20))
 
 
+def test_a_clock_that_began_in_1970_asks_for_no_ticks_between_then_and_now(tmp_path: Path) -> None:
+    writer = BagWriter(tmp_path / "bag", custom_data(contract()))
+    sensor, command = (writer.add_topic(f"/{t}", JOINT_STATE, Qos()) for t in ("joint_states", "command"))
+    for k in range(100):
+        stamp = k * PERIOD + (0 if k < 50 else 1_700_000_000 * 10**9)
+        for topic, raw in (
+            (sensor, joint_state(stamp, ["slider", "hinge_1"], [0.0, 0.1], [0.0, 0.0])),
+            (command, joint_state(stamp, ["slider"], effort=[1.0])),
+        ):
+            writer.write(topic, raw, START + k * PERIOD, stamp)
+    writer.close()
+    episodes = read_episodes(tmp_path / "bag", contract())
+    assert sum(len(e) for e in episodes) >= 98 and {len(e) for e in episodes} <= {49, 50, 51, 52, 53, 54}
+
+
+def test_numbers_past_float32_are_left_out_like_gaps(tmp_path: Path) -> None:
+    writer = BagWriter(tmp_path / "bag", custom_data(contract()))
+    sensor, command = (writer.add_topic(f"/{t}", JOINT_STATE, Qos()) for t in ("joint_states", "command"))
+    for k in range(30):
+        stamp = START + k * PERIOD
+        velocity = [1e300 if k == 10 else 0.0, 0.0]
+        writer.write(sensor, joint_state(stamp, ["slider", "hinge_1"], [0.0, 0.1], velocity), stamp, stamp)
+        writer.write(command, joint_state(stamp, ["slider"], effort=[1e300 if k == 20 else 1.0]), stamp, stamp)
+    writer.close()
+    assert [len(e) for e in read_episodes(tmp_path / "bag", contract())] == [9, 9, 8]
+
+
 def test_bulk_and_single_decoding_of_a_bag_agree_bit_for_bit(tmp_path: Path) -> None:
     bag = Bag(write_cartpole(tmp_path / "bag", 100))
     bulk, single = (read_recording(bag, contract(), bulk=b) for b in (True, False))

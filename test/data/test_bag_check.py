@@ -30,7 +30,7 @@ def recorded(path: Path, sensors: list[tuple[int, bytes]], commands: list[tuple[
 
 def sensor(k: int, **options: Any) -> tuple[int, bytes]:
     stamp = START + k * PERIOD + options.pop("shift", 0)
-    position = options.pop("position", [0.01 * k, 0.1])
+    position = options.pop("position", [0.005 * k, 0.1])
     return START + k * PERIOD + 2_000_000, joint_state(stamp, options.pop("names", NAMES), position, [0.1 * k, 0.2 * k], **options)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from wm_ros.data.policy import sample
 from wm_ros.data.ros_types import SerdeError, Typestore, deserialize
 
 _NS = 1_000_000_000
+_LIMIT_NS = 1 << 62
 CLOCK_JUMP_NS = _NS
 """Stamps that fall by more than this are a restarted clock, by less a disorder of messages."""
 
@@ -215,8 +217,8 @@ def episode_spans(states: tuple[EpisodeState, ...], last_ns: int) -> list[Span]:
     for start, state in running.items():
         if start in discarded:
             continue
-        end = state.end_stamp_ns if state.state == "ended" and state.end_stamp_ns else last_ns
-        if end > start:
+        end = min(state.end_stamp_ns, _LIMIT_NS) if state.state == "ended" and state.end_stamp_ns else last_ns
+        if -_LIMIT_NS < start < end:
             spans[start] = Span(start, end, state)
     return [spans[start] for start in sorted(spans)]
 
@@ -301,54 +303,92 @@ def episodes_of(recording: Recording, contract: Contract) -> list[Episode]:
     reward, termination = functions.reward_function(contract), functions.termination_function(contract)
     episodes: list[Episode] = []
     for span in spans:
-        count = (span.end_ns - span.start_ns + period // 2) // period + 1
-        tick = span.start_ns + period * np.arange(count, dtype=np.int64)
-        raw, valid = [], np.ones(count, np.bool_)
+        tick = _ticks(contract, span, pieces[contract.observation[0].name])
+        if len(tick) < 2:
+            continue
+        raw, valid = [], np.ones(len(tick), np.bool_)
         for channel in contract.observation:
             max_age = round(channel.max_age_s * _NS)
             piece = _between(pieces[channel.name], span.start_ns, span.end_ns, max_age)
             if piece is None:
-                valid[:] = False
                 break
             values, fresh = sample(channel.align, piece.stamp, piece.raw, tick, max_age, _tolerance(piece.stamp))
             raw.append(values)
             valid &= fresh
-        if not valid.any():
+        if len(raw) < len(contract.observation) or not valid.any():
             continue
-        observation = encode(contract, np.concatenate(raw, axis=-1))
-        action, commanded = _actions(contract, _between(command, span.start_ns, span.end_ns, period), tick)
-        whole = valid[:-1] & valid[1:] & commanded[:-1]
+        with np.errstate(over="ignore"):
+            observation = encode(contract, np.concatenate(raw, axis=-1))
+            commands, commanded = _actions(contract, _between(command, span.start_ns, span.end_ns, period), tick)
+            action = commands.astype(np.float32)
+        # Numbers past the range of float32 are finite in the message but not in the vector.
+        valid &= np.isfinite(observation).all(axis=1)
+        commanded &= np.isfinite(action).all(axis=1)
+        whole = valid[:-1] & valid[1:] & commanded[:-1] & (np.diff(tick) == period)
         provenance = _provenance(recording.provenance, span.state)
-        begin = 0
         part = 0
-        while begin < count - 1:
-            if not whole[begin]:
-                begin += 1
-                continue
-            stop = begin + (int(np.argmin(whole[begin:])) if not whole[begin:].all() else len(whole) - begin)
-            seen, done = observation[begin : stop + 1], action[begin:stop].astype(np.float32)
-            ends = np.zeros(len(done), np.bool_)
-            if termination is not None:
-                ends = np.asarray(termination(seen[:-1], done, seen[1:]), np.bool_)
-                if ends.any():
-                    stop = begin + int(np.argmax(ends)) + 1
-                    seen, done, ends = observation[begin : stop + 1], done[: stop - begin], ends[: stop - begin]
-            episodes.append(
-                Episode(
-                    observation=seen,
-                    action=done,
-                    reward=np.asarray(reward(seen[:-1], done, seen[1:]), np.float32),
-                    terminated=ends,
-                    truncated=not bool(ends[-1]),
-                    stamp=tick[begin : stop + 1],
-                    provenance=replace(provenance, part=part),
+        for begin, stop in _runs(whole):
+            terminated = False
+            while begin < stop and not (terminated and span.state is not None):
+                # What comes after a final state is no part of an announced episode; elsewhere it is the next one.
+                seen, done = observation[begin : stop + 1], action[begin:stop]
+                ends = np.zeros(len(done), np.bool_)
+                if termination is not None:
+                    ends = np.asarray(termination(seen[:-1], done, seen[1:]), np.bool_)
+                length = int(np.argmax(ends)) + 1 if ends.any() else len(done)
+                terminated = bool(ends[length - 1])
+                episodes.append(
+                    Episode(
+                        observation=seen[: length + 1],
+                        action=done[:length],
+                        reward=_finite_reward(contract, reward(seen[:length], done[:length], seen[1 : length + 1])),
+                        terminated=ends[:length],
+                        truncated=not terminated,
+                        stamp=tick[begin : begin + length + 1],
+                        provenance=replace(provenance, part=part),
+                    )
                 )
-            )
-            part += 1
-            begin = stop
-            if ends[-1] and span.state is not None:
-                break  # what comes after a final state is no part of the announced episode
+                part += 1
+                begin += length
+            if terminated and span.state is not None:
+                break
     return episodes
+
+
+def _ticks(contract: Contract, span: Span, pieces: list[ChannelColumns]) -> NDArray[np.int64]:
+    """The ticks [K] of a span that have a sample of the first channel near enough.
+
+    Never more than the samples can serve: a stamp from 1970 before one of today asks for nothing in between.
+    """
+    period = contract.control.period_ns
+    reach = round(contract.observation[0].max_age_s * _NS)
+    piece = _between(pieces, span.start_ns, span.end_ns, reach)
+    if piece is None:
+        return np.zeros(0, np.int64)
+    stamp = piece.stamp[(piece.stamp >= span.start_ns - reach) & (piece.stamp <= span.end_ns + reach)]
+    if not len(stamp):
+        return np.zeros(0, np.int64)
+    cuts = np.flatnonzero(np.diff(stamp) > 2 * reach + period)
+    firsts, lasts = stamp[np.concatenate([[0], cuts + 1])], stamp[np.concatenate([cuts, [len(stamp) - 1]])]
+    final = (span.end_ns - span.start_ns + period // 2) // period
+    numbers = [
+        np.arange(max(0, (first - reach - span.start_ns) // period), min(final, (last + reach - span.start_ns) // period + 1) + 1)
+        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)
+    ]
+    return span.start_ns + period * np.unique(np.concatenate(numbers)).astype(np.int64)
+
+
+def _runs(whole: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """(begin, end) of the stretches of true values."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], whole, [False]]).astype(np.int8)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def _finite_reward(contract: Contract, reward: Any) -> NDArray[np.float32]:
+    rewards = np.asarray(reward, np.float32)
+    if not np.isfinite(rewards).all():
+        raise UserError(f"contract: reward.function: {contract.reward.function} gives a reward that is not finite: mend the function")
+    return rewards
 
 
 def _tolerance(stamp: NDArray[np.int64]) -> int:

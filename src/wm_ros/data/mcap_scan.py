@@ -31,7 +31,7 @@ _END = struct.Struct("<BQQQI8s")
 _MAX_SUMMARY = 256 << 20
 _KNOWN = range(0x01, 0x10)
 _LOOSE = 1 << 20
-_MAX_TIME = 2**63 - 1
+_MAX_TIME = 2**62  # the year 2116; differences of two times still fit
 
 
 class McapScan:
@@ -256,8 +256,8 @@ class McapScan:
         if not tables:
             return
         table = tables[0] if len(tables) == 1 else np.concatenate(tables)
-        if (table[:, 3] < 0).any():
-            raise Damage("a message has a time past the year 2262")
+        if ((table[:, 3] < 0) | (table[:, 3] > _MAX_TIME)).any():
+            raise Damage("a message has a time past the year 2116")
         channels, numbers = np.unique(table[:, 2], return_counts=True)
         unknown = set(channels.tolist()) - set(self._connections)
         if unknown:

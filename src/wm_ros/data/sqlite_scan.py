@@ -14,7 +14,7 @@ from wm_ros.data.block import Block, Connection, Limits, Survey, refuse_bomb
 
 _ROWS = 4096
 _BYTES = 1 << 20
-_MAX_TIME = 2**63 - 1
+_MAX_TIME = 2**62  # the year 2116; differences of two times still fit
 
 
 class SqliteScan:
@@ -42,15 +42,14 @@ class SqliteScan:
         try:
             connections = self._connections(database)
             size = self.path.stat().st_size
-            done = 0
+            pieces: list[bytes] = []
+            table: list[tuple[int, int, int, int]] = []
+            at = done = 0
             try:
                 rows = database.execute(
                     "SELECT topic_id, timestamp, length(data), CASE WHEN length(data) <= ? THEN data END FROM messages ORDER BY id",
                     (self.limits.chunk_bytes,),
                 )
-                pieces: list[bytes] = []
-                table: list[tuple[int, int, int, int]] = []
-                at = 0
                 for topic, stamp, length, data in rows:
                     if data is None and isinstance(length, int) and length > self.limits.chunk_bytes:
                         raise refuse_bomb(self.path, length, self.limits.chunk_bytes)
@@ -99,10 +98,13 @@ class SqliteScan:
             definitions = {str(kind): (str(encoding), str(text)) for kind, encoding, text in rows}
         except (sqlite3.Error, OverflowError):
             definitions = {}  # Humble and older have none
-        return {
-            int(key): Connection(str(name), str(kind), str(encoding), *definitions.get(str(kind), ("", "")))
-            for key, name, kind, encoding in topics
-        }
+        try:
+            return {
+                int(key): Connection(str(name), str(kind), str(encoding), *definitions.get(str(kind), ("", "")))
+                for key, name, kind, encoding in topics
+            }
+        except (TypeError, ValueError):
+            raise UserError(f"{self.path}: its table of topics is damaged: leave the file out") from None
 
 
 def _block(pieces: list[bytes], rows: list[tuple[int, int, int, int]], connections: dict[int, Connection]) -> Block:
