@@ -166,7 +166,7 @@ def convert_once(kind: str, path: str) -> None:
     """Reads one bag into episodes and prints seconds and memory."""
     wanted = contract()
     small = np.zeros(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
     start = time.perf_counter()
     if kind == "ours":
         episodes = episodes_of(read_recording(Bag(path), wanted), wanted)
