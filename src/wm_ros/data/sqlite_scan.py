@@ -14,6 +14,8 @@ from wm_ros.data.block import Block, Connection, Limits, Survey, refuse_bomb
 
 _ROWS = 4096
 _BYTES = 1 << 20
+_FAULTS = (sqlite3.Error, OverflowError, UnicodeDecodeError)
+"""What a damaged database raises."""
 _MAX_TIME = 2**62  # the year 2116; differences of two times still fit
 
 
@@ -64,7 +66,7 @@ class SqliteScan:
                         pieces, table, at = [], [], 0
                 if table:
                     yield _block(pieces, table, connections)
-            except (sqlite3.Error, OverflowError) as error:
+            except _FAULTS as error:
                 if table:
                     yield _block(pieces, table, connections)
                 self.fault = str(error)
@@ -78,7 +80,7 @@ class SqliteScan:
         try:
             connections = self._connections(database)
             counts = dict(database.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
-        except (sqlite3.Error, OverflowError):
+        except _FAULTS:
             return None
         finally:
             database.close()
@@ -91,12 +93,12 @@ class SqliteScan:
     def _connections(self, database: sqlite3.Connection) -> dict[int, Connection]:
         try:
             topics = database.execute("SELECT id, name, type, serialization_format FROM topics").fetchall()
-        except (sqlite3.Error, OverflowError) as error:
+        except _FAULTS as error:
             raise UserError(f"{self.path}: not a rosbag2 database: {error}: check the path") from None
         try:
             rows = database.execute("SELECT topic_type, encoding, encoded_message_definition FROM message_definitions").fetchall()
             definitions = {str(kind): (str(encoding), str(text)) for kind, encoding, text in rows}
-        except (sqlite3.Error, OverflowError):
+        except _FAULTS:
             definitions = {}  # Humble and older have none
         try:
             return {
