@@ -20,7 +20,9 @@ from wm_ros.data.align import read_episodes
 from wm_ros.data.bag_reader import Bag
 from wm_ros.data.bag_writer import BagOptions
 from wm_ros.data.block import Limits
+from wm_ros.data.mcap_scan import McapScan
 from wm_ros.data.ros_types import standard_store
+from wm_ros.data.sqlite_scan import SqliteScan
 
 TICKS = 60
 
@@ -98,6 +100,21 @@ def test_a_split_bag_is_one_recording(original: Path, tmp_path: Path) -> None:
     (path / "metadata.yaml").unlink()
     (again,) = read_episodes(path, contract())
     assert again.observation.tobytes() == episode.observation.tobytes()
+
+
+def test_a_closed_file_tells_what_is_in_it_without_being_read_through(original: Path, tmp_path: Path) -> None:
+    copy = rosbags_copy(original, tmp_path / "bag", StoragePlugin.SQLITE3)
+    for scan in (McapScan(original / "bag_0.mcap"), SqliteScan(copy / "bag.db3")):
+        survey = scan.survey()
+        assert survey is not None
+        counts = {survey.connections[key].topic: count for key, count in survey.counts.items()}
+        assert counts == {"/joint_states": TICKS + 1, "/command": TICKS, "/episode": 2}
+        assert all(c.schema for c in survey.connections.values())
+    closed = McapScan(original / "bag_0.mcap").survey()
+    assert closed is not None and closed.metadata["wm_ros"]["wm_ros.contract_hash"] == contract().hash
+    cut = tmp_path / "cut.mcap"
+    cut.write_bytes((original / "bag_0.mcap").read_bytes()[:-1])
+    assert McapScan(cut).survey() is None
 
 
 def test_our_bags_are_read_by_rosbags_and_by_mcap_with_every_checksum(original: Path) -> None:

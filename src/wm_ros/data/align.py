@@ -180,8 +180,8 @@ def _onto_robot_time(contract: Contract, columns: dict[str, ChannelColumns]) -> 
 
 def _state(bag: Bag, store: Typestore, raw: bytes) -> EpisodeState:
     try:
-        text = deserialize(store, raw, "std_msgs/msg/String").data
-    except SerdeError as error:
+        text = str(deserialize(store, raw, "std_msgs/msg/String").data)
+    except (SerdeError, AttributeError) as error:  # the latter where the bag's own definition is another
         raise UserError(f"{bag.path}: topic episode: {error}: leave the bag out") from None
     return announcements.read(EpisodeState, text, f"{bag.path}: topic episode")
 

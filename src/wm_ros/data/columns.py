@@ -17,6 +17,8 @@ from wm_ros.data.ros_types import SerdeError, Typestore, deserialize
 
 _MAX_SHAPES = 64
 _FEW = 4
+_UNREADABLE = (SerdeError, AttributeError, TypeError, ValueError, LookupError)
+"""What a message gives whose definition in the bag is not that of its type's name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +126,7 @@ class ColumnDecoder:
             usable[i] = True
         except BadMessage as error:
             self._refuse(error.reason, str(error), 1)
-        except (SerdeError, AttributeError) as error:
+        except _UNREADABLE as error:
             self._refuse("undecodable", f"{self.channel.topic}: {error}", 1)
 
     def _refuse(self, reason: str, text: str, count: int) -> None:
@@ -184,7 +186,7 @@ class ColumnDecoder:
         except BadMessage as error:
             if error.reason != "non_finite":
                 refused = error
-        except AttributeError:
+        except _UNREADABLE:
             return None
         if refused is not None:
             return _Shape(layout, (), None, None, refused)

@@ -31,6 +31,7 @@ _END = struct.Struct("<BQQQI8s")
 _MAX_SUMMARY = 256 << 20
 _KNOWN = range(0x01, 0x10)
 _LOOSE = 1 << 20
+_RELEASE = 16 << 20
 _MAX_TIME = 2**62  # the year 2116; differences of two times still fit
 
 
@@ -112,14 +113,15 @@ class McapScan:
                 if _Fields(body[16:]).text() == "wm_ros" and size <= _MAX_SUMMARY:
                     file.seek(offset)
                     fields = _Fields(file.read(size)[_HEAD.size :])
-                    records[fields.text()] = fields.mapping()
+                    name = fields.text()
+                    records[name] = fields.mapping()
         if counts is None or not set(counts) <= set(self._connections):
             self._connections.clear()
             return None
         return Survey(dict(self._connections), {key: counts.get(key, 0) for key in self._connections}, records)
 
     def _records(self, data: mmap.mmap, size: int) -> Iterator[Block]:
-        at, loose = len(MAGIC), -1
+        at, loose, released = len(MAGIC), -1, 0
         ended = False
         chunked: bool | None = None
         try:
@@ -161,6 +163,11 @@ class McapScan:
                     if ended and length != (4 if opcode == _DATA_END else 20):
                         raise Damage(f"no end of data at byte {at}")
                 at = end
+                if at - released > _RELEASE and loose < 0:
+                    # What was read is not read again in this pass; without this the whole file would count as our memory.
+                    part = (at - released) // mmap.PAGESIZE * mmap.PAGESIZE
+                    data.madvise(mmap.MADV_DONTNEED, released, part)
+                    released += part
             self._check_count()
         except Damage as fault:
             self.fault = str(fault)
