@@ -125,6 +125,20 @@ def test_stopping_early_brings_the_best_weights_back() -> None:
     assert looks[best] <= min(looks) / 0.98  # better by less than a hundredth is no reason to go on
 
 
+def test_elites_are_ordered_by_the_weights_that_were_kept() -> None:
+    data = linear_system(300, seed=9)
+    model = fresh(ensemble=EnsembleConfig(members=8, elites=4, layers=1, width=16))
+    # Without a held-out set all rows are looked at; steps too large, and no patience, make the last look worse than the best.
+    config = replace(CONFIG, steps=400, learning_rate=0.3, holdout=0.0, check_every=5, patience=3)
+    result = fit(model, data, config, seed=1)
+    assert result.holdout_error[-1] > min(result.holdout_error) * 1.05
+    observation, actions, following = (torch.from_numpy(a) for a in (data.observation, data.actions, data.following))
+    with torch.no_grad():
+        predicted = model.predict(observation.expand(8, -1, -1), actions.expand(8, -1, -1, -1), None)
+    error = ((predicted - following) / model.target_std).square().mean(dim=(1, 2))
+    assert result.elites == [int(m) for m in torch.argsort(error)]
+
+
 def test_data_that_is_not_finite_is_refused() -> None:
     data = linear_system(100, seed=1)
     data.following[7, 0] = np.nan

@@ -147,7 +147,7 @@ def fit(
     best_error, best_state, waited = float("inf"), None, 0
     train_loss: list[float] = []
     holdout_error: list[float] = []
-    per_member = torch.zeros(members)
+    best_members = per_member = torch.zeros(members)
     running, done = 0.0, 0
     batch = min(config.batch, len(training))
     for done in range(1, config.steps + 1):
@@ -175,7 +175,7 @@ def fit(
         if progress is not None:
             progress(done, config.steps, train_loss[-1], holdout_error[-1])
         if holdout_error[-1] < best_error * 0.99:
-            best_error, waited = holdout_error[-1], 0
+            best_error, best_members, waited = holdout_error[-1], per_member, 0
             best_state = {k: v.clone() for k, v in model.network.state_dict().items()}
         else:
             waited += 1
@@ -185,7 +185,7 @@ def fit(
         model.network.load_state_dict(best_state)
     seconds = time.monotonic() - started
     return FitResult(
-        [int(i) for i in torch.argsort(per_member)], train_loss, holdout_error, done, seconds, done * members * batch / max(seconds, 1e-9)
+        [int(i) for i in torch.argsort(best_members)], train_loss, holdout_error, done, seconds, done * members * batch / max(seconds, 1e-9)
     )
 
 
