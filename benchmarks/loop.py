@@ -44,7 +44,7 @@ class Latency:
 
 def run(quick: bool) -> list[Result]:
     """Latencies at 50 and 100 Hz; the sides run one after the other, in turns."""
-    seconds, repeats = (3.0, 1) if quick else (20.0, 5)
+    seconds, repeats = (3.0, 1) if quick else (10.0, 5)
     results: list[Result] = []
     with own_domain(None, "bench loop") as domain, tempfile.TemporaryDirectory(prefix="wm_ros_bench_") as folder:
         environment = {**SINGLE_THREAD, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
