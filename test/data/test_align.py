@@ -13,9 +13,11 @@ from wm_ros.contract import rewards, schema
 from wm_ros.contract.assembler import Assembler
 from wm_ros.contract.columns import Columns
 from wm_ros.contract.errors import UserError
-from wm_ros.data.align import Bag, read_episodes, read_recording
+from wm_ros.data.align import read_episodes
+from wm_ros.data.bag_reader import Bag
 from wm_ros.data.bag_writer import BagWriter
 from wm_ros.data.qos import Qos
+from wm_ros.data.recording import read_recording
 from wm_ros.data.ros_types import deserialize, standard_store
 
 ARRAY = "std_msgs/msg/Float64MultiArray"

@@ -24,10 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cartpole_bags import contract, write_cartpole
 
 from wm_ros.contract.errors import UserError
-from wm_ros.data.align import Recording, episodes_of, read_recording
+from wm_ros.data.align import episodes_of
 from wm_ros.data.bag_reader import Bag, Message
 from wm_ros.data.bag_writer import BagOptions
 from wm_ros.data.block import Limits
+from wm_ros.data.recording import Recording, read_recording
 
 LIMITS = Limits(chunk_bytes=8 << 20, file_bytes=64 << 20)
 MEMORY = 4 << 30

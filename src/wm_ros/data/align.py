@@ -10,184 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wm_ros.contract import announcements, functions, schema
+from wm_ros.contract import functions
 from wm_ros.contract.announcements import EpisodeState
 from wm_ros.contract.assembler import encode
 from wm_ros.contract.errors import UserError
-from wm_ros.contract.schema import Channel, Contract, Feature
+from wm_ros.contract.schema import Contract
 from wm_ros.data.bag_reader import Bag, Loss
-from wm_ros.data.columns import ChannelColumns, ColumnDecoder
+from wm_ros.data.columns import ChannelColumns
 from wm_ros.data.episode import Episode, Provenance
 from wm_ros.data.policy import sample
-from wm_ros.data.ros_types import SerdeError, Typestore, deserialize
+from wm_ros.data.recording import CLOCK_JUMP_NS, Recording, check_contract, read_recording
 
 _NS = 1_000_000_000
 _LIMIT_NS = 1 << 62
-CLOCK_JUMP_NS = _NS
-"""Stamps that fall by more than this are a restarted clock, by less a disorder of messages."""
-
-
-@dataclass(frozen=True, eq=False)
-class Recording:
-    """The columns of a bag that an episode needs."""
-
-    channels: dict[str, ChannelColumns]
-    """Contract channel name → its columns."""
-    command: ChannelColumns
-    """The action channel; raw [N, A]."""
-    states: tuple[EpisodeState, ...]
-    """What the episode manager announced, in order."""
-    provenance: Provenance
-
-
-def action_channel(contract: Contract) -> Channel:
-    """The command topic, read like a sensor."""
-    action = contract.action
-    return Channel(
-        name="action",
-        topic=action.topic,
-        type=action.type,
-        max_age_s=max(contract.safety.command_timeout_s, contract.control.period_s),
-        features=tuple(Feature(field=action.interface, joint=j.name, units=j.units) for j in action.joints),
-    )
-
-
-def check_contract(bag: Bag, contract: Contract, *, force: bool = False) -> None:
-    """Refuses a bag that was recorded under another contract; a bag without one passes.
-
-    Raises:
-        UserError: one line for every field that differs.
-    """
-    recorded_hash = bag.custom_data.get("wm_ros.contract_hash", "")
-    recorded = bag.contract
-    if recorded is not None:
-        if recorded_hash and recorded.hash != recorded_hash:
-            raise UserError(
-                f"{bag.path}: its contract and its contract's hash do not belong together: the bag is damaged or was changed; leave it out"
-            )
-        recorded_hash = recorded.hash
-    if force or not recorded_hash or recorded_hash == contract.hash:
-        return
-    lines = [f"{bag.path}: recorded under another contract ({recorded_hash[:8]}, here {contract.hash[:8]}): record again, or force it"]
-    if recorded is not None:
-        lines += [f"{bag.path}: {line}" for line in schema.difference(contract, recorded)]
-    raise UserError("\n".join(lines))
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where a contract's channels stand in a bag."""
-
-    topics: dict[str, str]
-    """Channel name (`action` for the command) → the recorded topic, for those that are there with the right type."""
-    faults: dict[str, str]
-    """Channel name → what is wrong, for the others."""
-
-
-def find_channels(bag: Bag, contract: Contract, namespace: str = "") -> Sources:
-    """Looks for the contract's channels in a bag.
-
-    Raises:
-        UserError: several robots' topics fit.
-    """
-    topics, faults = {}, {}
-    for channel in (*contract.observation, action_channel(contract)):
-        name = bag.resolve(channel.topic, namespace)
-        if name is None:
-            there = ", ".join(sorted(bag.connections)) or "no topics"
-            faults[channel.name] = f"no topic {channel.topic} (channel {channel.name!r}), but {there}: correct the contract's topic"
-        elif bag.connections[name].type != channel.type:
-            found = bag.connections[name].type
-            faults[channel.name] = f"{name} has type {found}, channel {channel.name!r} wants {channel.type}: correct the contract's type"
-        else:
-            topics[channel.name] = name
-    return Sources(topics, faults)
-
-
-def read_recording(
-    bag: Bag, contract: Contract, namespace: str = "", *, sources: Sources | None = None, bulk: bool = True
-) -> Recording:
-    """Decodes the contract's channels, the commands and the episode announcements in one pass.
-
-    Args:
-        bag: what to read.
-        contract: names the channels.
-        namespace: of the robot's topics in the bag.
-        sources: from `find_channels`, to read what there is; channels that are not in it come out empty.
-        bulk: False decodes message by message; for tests and comparison.
-
-    Raises:
-        UserError: a topic is not in the bag or has another type.
-    """
-    if sources is None:
-        sources = find_channels(bag, contract, namespace)
-        if sources.faults:
-            raise UserError("\n".join(f"{bag.path}: {fault}" for fault in sources.faults.values()))
-    store = bag.store()
-    decoders: dict[str, ColumnDecoder] = {}
-    topics: dict[str, list[str]] = {}
-    for channel in (*contract.observation, action_channel(contract)):
-        decoders[channel.name] = ColumnDecoder(channel, channel.type, store)
-        if channel.name in sources.topics:
-            topics.setdefault(sources.topics[channel.name], []).append(channel.name)
-    episode_topic = bag.resolve("episode", namespace)
-    if episode_topic is not None and bag.connections[episode_topic].type != "std_msgs/msg/String":
-        episode_topic = None
-    states: list[EpisodeState] = []
-    for block in bag.blocks():
-        for key, connection in block.connections.items():
-            if connection.topic not in topics and connection.topic != episode_topic:
-                continue
-            rows = np.flatnonzero(block.channel == key)
-            for name in topics.get(connection.topic, []):
-                decoders[name].add(block, rows, bulk=bulk)
-            if connection.topic == episode_topic:
-                for row in rows:
-                    at = int(block.offset[row])
-                    states.append(_state(bag, store, block.buffer[at : at + int(block.length[row])]))
-    if noted := bag.custom_data.get("wm_ros.episode"):
-        # The newest word: an episode can be discarded after its bag was closed.
-        states.append(announcements.read(EpisodeState, noted, f"{bag.path}: wm_ros.episode"))
-    custom = bag.custom_data
-    provenance = Provenance(
-        bag=str(bag.path),
-        contract_hash=contract.hash,
-        controller_sha256=custom.get("wm_ros.controller_sha256", ""),
-        controller_version=_integer(custom.get("wm_ros.controller_version", "")),
-    )
-    columns = {name: decoder.columns() for name, decoder in decoders.items()}
-    _onto_robot_time(contract, columns)
-    command = columns.pop("action")
-    return Recording(columns, command, tuple(states), provenance)
-
-
-def _onto_robot_time(contract: Contract, columns: dict[str, ChannelColumns]) -> None:
-    """Moves channels that are timed by reception onto the clock of the header stamps, where the two are different clocks.
-
-    In a simulation robot time begins anew, and a robot's clock can be hours off; the commands are stamped and received, so they know.
-    """
-    stamped = [columns["action"], *(columns[c.name] for c in contract.observation if c.clock == "header")]
-    delays = np.concatenate([c.received - c.stamp for c in stamped])
-    if not len(delays):
-        return
-    offset = int(np.median(delays))
-    if abs(offset) <= CLOCK_JUMP_NS:
-        return
-    for channel in contract.observation:
-        if channel.clock == "receive":
-            columns[channel.name] = replace(columns[channel.name], stamp=columns[channel.name].received - offset)
-
-
-def _state(bag: Bag, store: Typestore, raw: bytes) -> EpisodeState:
-    try:
-        text = str(deserialize(store, raw, "std_msgs/msg/String").data)
-    except (SerdeError, AttributeError) as error:  # the latter where the bag's own definition is another
-        raise UserError(f"{bag.path}: topic episode: {error}: leave the bag out") from None
-    return announcements.read(EpisodeState, text, f"{bag.path}: topic episode")
-
-
-def _integer(text: str) -> int:
-    return int(text) if text.lstrip("-").isdigit() and len(text) < 12 else -1
+"""Half of what fits, so that sums and differences of times do as well."""
 
 
 @dataclass(frozen=True)

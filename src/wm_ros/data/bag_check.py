@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Channel, Contract
-from wm_ros.data.align import CLOCK_JUMP_NS, action_channel, check_contract, episodes_of, find_channels, read_recording
+from wm_ros.data.align import episodes_of
 from wm_ros.data.bag_reader import Bag
 from wm_ros.data.columns import ChannelColumns
+from wm_ros.data.recording import CLOCK_JUMP_NS, action_channel, check_contract, find_channels, read_recording
 
 _NS = 1e9
 _AT_LIMIT = 1e-3

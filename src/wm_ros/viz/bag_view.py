@@ -8,8 +8,8 @@ import numpy as np
 
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
-from wm_ros.data.align import action_channel, read_recording
 from wm_ros.data.bag_reader import Bag
+from wm_ros.data.recording import action_channel, read_recording
 
 _MAX_POINTS = 20_000
 

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.data import ros_types
-from wm_ros.data.align import action_channel, read_episodes
+from wm_ros.data.align import read_episodes
 from wm_ros.data.bag_reader import Bag
 from wm_ros.data.columns import ChannelColumns, ColumnDecoder
 from wm_ros.data.episode import Episode
+from wm_ros.data.recording import action_channel
 from wm_ros.runtime import artifact
 
 Array = NDArray[np.float64]
