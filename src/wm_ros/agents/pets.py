@@ -11,7 +11,7 @@ from torch import Tensor
 from wm_ros.agents.controller import Controller, NoiseSpec
 from wm_ros.agents.explorer import ExplorerConfig
 from wm_ros.contract.schema import Contract
-from wm_ros.models.dynamics import ObservationDynamics
+from wm_ros.models.dynamics import LimitCost, ObservationDynamics
 from wm_ros.models.ensemble import EnsembleConfig
 from wm_ros.planners.icem import ICEM, ICEMConfig
 
@@ -20,10 +20,11 @@ from wm_ros.planners.icem import ICEM, ICEMConfig
 class PetsConfig:
     """The agent; how it is fitted stands in `training.fit.FitConfig`."""
 
-    stride: int = 2
+    stride: int = 3
     """Control ticks that one model step covers; the plan has one action per model step."""
     sample: bool = False
     """Plans draw from the predicted Gaussians; False propagates each member's mean, which is faster."""
+    limits: LimitCost = field(default_factory=LimitCost)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     planner: ICEMConfig = field(default_factory=ICEMConfig)
     explorer: ExplorerConfig = field(default_factory=ExplorerConfig)
@@ -37,7 +38,7 @@ class PetsConfig:
 def dynamics(contract: Contract, config: PetsConfig, planning: bool) -> ObservationDynamics:
     """Untrained networks: all members for training, the elites for planning."""
     members = config.ensemble.elites if planning else config.ensemble.members
-    return ObservationDynamics(contract, config.ensemble, config.stride, members=members, sample=config.sample)
+    return ObservationDynamics(contract, config.ensemble, config.stride, members=members, sample=config.sample, limits=config.limits)
 
 
 class PetsController(Controller):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,23 @@ from wm_ros.contract.functions import reward_function, termination_function
 from wm_ros.contract.schema import Contract
 from wm_ros.models.ensemble import EnsembleConfig, GaussianEnsemble
 from wm_ros.models.world_model import Imagined
+
+
+@dataclass(frozen=True)
+class LimitCost:
+    """What a plan pays for coming near the ends of the ranges that the contract gives for observations, such as joint limits.
+
+    A robot should stay off its stops, and a learned model is worst there. The recorded reward has no such term.
+    """
+
+    weight: float = 5.0
+    """Reward taken off per tick at the very end of a range; grows linearly from the margin on."""
+    margin: float = 0.15
+    """Share of the half range, counted from its end, in which the cost begins."""
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or not 0 < self.margin <= 1:
+            raise ValueError(f"weight {self.weight} must not be negative, margin {self.margin} must be above 0 and at most 1")
 
 
 class ObservationDynamics(nn.Module):
@@ -19,7 +38,15 @@ class ObservationDynamics(nn.Module):
     futures (TSinf of PETS, Chua et al. 2018, section 5.1), one particle per member and candidate.
     """
 
-    def __init__(self, contract: Contract, config: EnsembleConfig, stride: int, members: int | None = None, sample: bool = False) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        config: EnsembleConfig,
+        stride: int,
+        members: int | None = None,
+        sample: bool = False,
+        limits: LimitCost | None = None,
+    ) -> None:
         """Builds untrained networks.
 
         Args:
@@ -28,6 +55,7 @@ class ObservationDynamics(nn.Module):
             stride: ticks per step, at least 1.
             members: overrides `config.members`, for instance with the number of elites.
             sample: rollouts draw from the predicted Gaussians; False propagates each member's mean.
+            limits: what imagined observations near the ends of the contract's ranges cost; None for nothing.
         """
         super().__init__()
         if stride < 1:
@@ -44,6 +72,10 @@ class ObservationDynamics(nn.Module):
         self.register_buffer("action_std", (high - low) / 2)
         for name, value in (("observation_mean", 0.0), ("observation_std", 1.0), ("target_mean", 0.0), ("target_std", 1.0)):
             self.register_buffer(name, torch.full((size,), value))
+        self._limits = limits if limits is not None and limits.weight > 0 else None
+        middle, inverse_half = _ranges(contract)
+        self.register_buffer("_range_middle", middle, persistent=False)
+        self.register_buffer("_range_inverse_half", inverse_half, persistent=False)
         pairs, offset = _circle_sums(contract.observation_names)
         self._has_pairs = bool(pairs.any())
         self.register_buffer("_pairs", pairs, persistent=False)
@@ -100,6 +132,9 @@ class ObservationDynamics(nn.Module):
         before, after = torch.stack(states[:-1]), torch.stack(states[1:])
         held = actions.unsqueeze(1).expand(horizon, self.members, candidates, self.action_size)
         reward = self.stride * self._reward(before, held, after)
+        if self._limits is not None:
+            beyond = torch.abs((after - self._range_middle) * self._range_inverse_half) - (1.0 - self._limits.margin)
+            reward = reward - self.stride * self._limits.weight / self._limits.margin * torch.relu(beyond).sum(dim=-1)
         if self._termination is None:
             return Imagined(after, reward, None)
         return Imagined(after, reward, torch.cumprod(1.0 - self._termination(before, held, after).to(reward.dtype), dim=0))
@@ -108,6 +143,17 @@ class ObservationDynamics(nn.Module):
         if not self._has_pairs:
             return observation
         return observation / torch.sqrt(torch.matmul(observation * observation, self._pairs) + self._offset)
+
+
+def _ranges(contract: Contract) -> tuple[Tensor, Tensor]:
+    """Middle `[O]` and inverse of the half range `[O]` of the observations that have a range in the contract; zeros for the others."""
+    features = [f for c in contract.observation for f in c.features for _ in f.columns]
+    middle, inverse_half = torch.zeros(len(features)), torch.zeros(len(features))
+    for i, feature in enumerate(features):
+        if feature.encoding == "identity" and feature.low is not None and feature.high is not None:
+            middle[i] = (feature.high + feature.low) / 2.0
+            inverse_half[i] = 2.0 / (feature.high - feature.low)
+    return middle, inverse_half
 
 
 def _circle_sums(names: tuple[str, ...]) -> tuple[Tensor, Tensor]:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 class EnsembleConfig:
     """Size and shape of the ensemble."""
 
-    members: int = 7
+    members: int = 6
     """Networks trained."""
     elites: int = 5
     """Networks kept for planning, the best on held-out data."""
-    layers: int = 2
+    layers: int = 3
     """Hidden layers of each network."""
     width: int = 128
     """Units of each hidden layer."""

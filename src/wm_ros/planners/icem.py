@@ -16,7 +16,7 @@ from wm_ros.planners.plan import Plan
 class ICEMConfig:
     """Settings of the planner; actions are counted in half ranges of the joint, from -1 to 1."""
 
-    horizon: int = 13
+    horizon: int = 24
     """H, model steps looked ahead; a step covers the model's `stride` ticks."""
     candidates: int = 48
     """N, sequences drawn per iteration."""
@@ -26,7 +26,7 @@ class ICEMConfig:
     """K, best sequences that the distribution is refitted to."""
     kept: int = 2
     """Elites carried into the next iteration and the next tick."""
-    noise_exponent: float = 1.5
+    noise_exponent: float = 1.7
     """Colour of the noise along the horizon: 0 white, 2 Brownian."""
     initial_std: float = 0.5
     """Standard deviation at the start of every plan."""

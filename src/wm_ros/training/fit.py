@@ -18,13 +18,13 @@ from wm_ros.models.dynamics import ObservationDynamics
 class FitConfig:
     """Settings of one fit."""
 
-    batch: int = 256
+    batch: int = 64
     """Transitions per member and gradient step."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     """Peak of the one-cycle schedule of Adam."""
     weight_decay: float = 1e-5
     """Decoupled, of the weights only."""
-    steps: int = 1500
+    steps: int = 4000
     """Gradient steps of a full fit."""
     holdout: float = 0.1
     """Share of the episodes' transitions that chooses elites and stops early."""
@@ -32,7 +32,7 @@ class FitConfig:
     """Largest held-out set, in transitions."""
     patience: int = 50
     """Checks without improvement before the fit stops."""
-    check_every: int = 100
+    check_every: int = 200
     """Gradient steps between looks at the held-out set."""
     bound_weight: float = 0.01
     """Weight of the log-variance bounds in the loss (PETS, appendix A.1)."""
