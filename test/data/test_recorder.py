@@ -1,0 +1,136 @@
+"""The recorder's core, without ROS: what goes into which bag, and what is counted."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from cartpole_bags import JOINT_STATE, PERIOD, START, STRING, cdr, contract, joint_state, message, state
+
+from wm_ros.data.bag_reader import Bag
+from wm_ros.data.bag_thread import BagThread, Received
+from wm_ros.data.bag_writer import BagOptions, BagWriter
+from wm_ros.data.qos import Qos
+from wm_ros.data.recorder import ClosedBag, RecordedTopic, Recorder, RecorderOptions
+
+PATIENCE_S = 30.0
+TOPICS = [RecordedTopic("/joint_states", JOINT_STATE, awaited=True), RecordedTopic("/note", STRING)]
+
+
+class Desk:
+    """A recorder and what it says."""
+
+    def __init__(self, folder: Path, options: RecorderOptions | None = None) -> None:
+        self.closed: list[ClosedBag] = []
+        self.recorder = Recorder(contract(), TOPICS, options or RecorderOptions(folder), self.closed.append)
+        self.time = 0
+
+    def sensor(self, k: int) -> None:
+        self.time += 1_000_000
+        self.recorder.receive(0, joint_state(START + k * PERIOD, ["slider"], [k], [0]), self.time, self.time * 1e-9)
+
+    def note(self, text: str) -> None:
+        self.time += 1_000_000
+        self.recorder.receive(1, cdr(STRING, message(STRING, text)), self.time, self.time * 1e-9)
+
+    def end(self) -> list[ClosedBag]:
+        self.recorder.close()
+        return self.closed
+
+
+def test_a_bag_begins_with_what_came_before_the_announcement_and_no_earlier(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    for k in range(-50, 3):
+        if k == 0:
+            desk.note("after the first sample's predecessor")
+        desk.sensor(k)
+    desk.note("begun")
+    desk.recorder.announce(state("running", 0), 0.0)
+    desk.sensor(3)
+    (closed,) = desk.end()
+    bag = Bag(closed.summary.path)
+    # From 0.1 s before the start: that old a sample may be, by the contract, and still be held at the first tick.
+    assert bag.counts == {"/joint_states": 5 + 4, "/note": 1}
+    assert closed.state is not None and closed.state.start_stamp_ns == START
+
+
+def test_the_ring_is_bounded_in_time_and_bytes(tmp_path: Path) -> None:
+    small = RecorderOptions(tmp_path, preroll_s=10.0, preroll_bytes=1000)
+    desk = Desk(tmp_path, small)
+    for k in range(1000):
+        desk.sensor(k)
+    desk.recorder.announce(state("running", 0), 0.0)
+    (closed,) = desk.end()
+    assert 0 < closed.summary.messages <= 1000 // len(joint_state(0, ["slider"], [0], [0])) + 1
+
+
+def test_an_ended_episode_waits_for_its_last_sample_but_not_for_ever(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, RecorderOptions(tmp_path, linger_s=0.5))
+    desk.recorder.announce(state("running", 0), 0.0)
+    desk.sensor(0)
+    desk.recorder.announce(state("ended", 2), 1.0)
+    desk.recorder.poll(1.1)
+    assert desk.recorder.bag is not None
+    desk.sensor(2)
+    assert desk.recorder.bag is None
+    later = START + 10 * 10**9
+    desk.recorder.announce(state("running", 0, later), 2.0)
+    desk.recorder.announce(state("ended", 100, later), 3.0)
+    desk.recorder.poll(3.4)
+    assert desk.recorder.bag is not None
+    desk.recorder.poll(3.6)
+    assert desk.recorder.bag is None
+    assert [c.summary.path.name for c in desk.end()] == ["episode_0004", "episode_0005"]
+
+
+def test_what_a_slow_disk_cannot_take_is_dropped_and_counted(tmp_path: Path) -> None:
+    released, ended = threading.Event(), threading.Event()
+
+    def slow() -> BagWriter:
+        assert released.wait(PATIENCE_S)
+        writer = BagWriter(tmp_path / "bag", {})
+        writer.add_topic("/joint_states", JOINT_STATE, Qos())
+        return writer
+
+    thread = BagThread(slow, max_queue_bytes=1000, poll_seconds=0.1, on_end=lambda _: ended.set())
+    for k in range(50):
+        thread.put(Received(0, bytes(100), k, None))
+    assert thread.drops == 40
+    released.set()
+    thread.finish()
+    assert ended.wait(PATIENCE_S)
+    assert thread.summary is not None and thread.summary.messages == 10 and Bag(tmp_path / "bag").counts == {"/joint_states": 10}
+
+
+def test_a_folder_that_vanished_is_an_error_and_the_next_recording_starts_anew(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "a")
+    (tmp_path / "a").write_text("a file where the folder should be")
+    desk.recorder.start()
+    desk.sensor(0)
+    assert desk.end() == [] and "cannot be made" in desk.recorder.error and desk.recorder.drops == 1
+    (tmp_path / "a").unlink()
+    desk.recorder.start()
+    desk.sensor(1)
+    (closed,) = desk.end()
+    assert closed.summary.messages == 1 and not desk.recorder.error
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4", "none"])
+def test_a_chunk_is_closed_in_time_without_another_message(tmp_path: Path, compression: str) -> None:
+    options = RecorderOptions(tmp_path, bag=BagOptions(chunk_seconds=0.02, compression=compression))  # type: ignore[arg-type]
+    desk = Desk(tmp_path, options)
+    path = desk.recorder.start()
+    desk.sensor(0)
+    written = threading.Event()
+
+    def watch() -> None:
+        while not written.is_set():
+            if list(path.glob("*.mcap")) and Bag(path).files[0].stat().st_size > 100 and sum(len(b) for b in Bag(path).blocks()) == 1:
+                written.set()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    assert written.wait(PATIENCE_S)  # while the bag is open
+    desk.end()
+    assert desk.closed[0].summary.messages == 1
