@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,9 +41,9 @@ class BagSummary:
     bytes: int
 
 
-def free_directory(parent: Path, stem: str, number: int) -> Path:
-    """The first of `stem_0000`, `stem_0001`, … from `number` on that does not exist, so that nothing is overwritten."""
-    while (path := parent / f"{stem}_{number:04d}").exists():
+def free_directory(parent: Path, stem: str, number: int, taken: Collection[Path] = ()) -> Path:
+    """The first of `stem_0000`, `stem_0001`, … from `number` on that neither exists nor is taken, so that nothing is overwritten."""
+    while (path := parent / f"{stem}_{number:04d}").exists() or path in taken:
         number += 1
     return path
 

@@ -193,7 +193,7 @@ class Recorder:
         same = current is not None and current.state is not None and current.state.start_stamp_ns == state.start_stamp_ns
         if state.state == "running":
             if not same:
-                self._begin(free_directory(self.options.directory, "episode", state.episode), state)
+                self._begin(self._free("episode", state.episode), state)
         elif state.state == "starting":
             if current is not None and current.state is not None:
                 self._end()
@@ -206,7 +206,7 @@ class Recorder:
 
     def start(self) -> Path:
         """Opens a bag outside of episodes."""
-        path = free_directory(self.options.directory, "recording", 0)
+        path = self._free("recording", 0)
         self._begin(path, None)
         return path
 
@@ -236,6 +236,10 @@ class Recorder:
         for closing in self._closing:
             closing.thread.join()
         self.poll(0.0)
+
+    def _free(self, stem: str, number: int) -> Path:
+        # A bag's directory is made on its own thread, perhaps after the next bag is named.
+        return free_directory(self.options.directory, stem, number, [o.path for o in self._threads()])
 
     def _begin(self, path: Path, state: EpisodeState | None) -> None:
         self._end()
