@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -14,8 +15,8 @@ from wm_ros.data.block import Block, Connection, Limits, Survey, refuse_bomb
 
 _ROWS = 4096
 _BYTES = 1 << 20
-_FAULTS = (sqlite3.Error, OverflowError, UnicodeDecodeError)
-"""What a damaged database raises."""
+_FAULTS = (sqlite3.Error, OverflowError, UnicodeDecodeError, MemoryError)
+"""What a damaged database raises; sqlite3 runs out of memory where a record claims an absurd size."""
 _MAX_TIME = 2**62  # the year 2116; differences of two times still fit
 
 
@@ -88,7 +89,10 @@ class SqliteScan:
 
     def _open(self) -> sqlite3.Connection:
         # Immutable: nothing beside the file is made or needed, so a bag on a read-only disk can be read.
-        return sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro&immutable=1", uri=True)
+        database = sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro&immutable=1", uri=True)
+        if sys.version_info >= (3, 11):
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, self.limits.chunk_bytes + _BYTES)
+        return database
 
     def _connections(self, database: sqlite3.Connection) -> dict[int, Connection]:
         try:
