@@ -28,7 +28,7 @@ $(STAMP): constraints.txt setup.py setup.cfg
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: wm_ros needs Python 3.10 or newer, $(PYTHON) is %d.%d: install a newer one and run: make setup PYTHON=/path/to/python3.12" % sys.version_info[:2])'
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) has no venv: sudo apt install python3-venv" >&2; exit 1; }
 ifdef ROS_DISTRO
-	@$(PYTHON) -c 'import rclpy.experimental.events_executor' 2>/dev/null || { echo "error: ROS 2 $(ROS_DISTRO) is sourced, but its rclpy has no events executor for $(PYTHON): source Kilted or newer, or run in a shell where no ROS 2 is sourced (then its wheels are installed)" >&2; exit 1; }
+	@$(PYTHON) -c 'import rclpy' 2>/dev/null || { echo "error: ROS 2 $(ROS_DISTRO) is sourced, but $(PYTHON) cannot import its rclpy: give the Python it was built for (make setup PYTHON=...), or run in a shell where no ROS 2 is sourced (then its wheels are installed)" >&2; exit 1; }
 endif
 	@set -e; \
 	if ls $(VENV)/.setup-stamp-* >/dev/null 2>&1 && ! ls $(VENV)/.setup-stamp-$(FLAVOUR) >/dev/null 2>&1; then \

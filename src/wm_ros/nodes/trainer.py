@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import queue
 import sys
@@ -35,8 +33,7 @@ class Trainer(WmNode):
     parameters = {
         "agent": Param("pets", "Agent configuration: a YAML file, or the name of one in config/agents"),
         "run_directory": Param("runs/up", "Folder of the run; controllers go to models/NNNN/ below it"),
-        "threads": Param(0, "Threads for training; 0 takes every core", low=0, high=256),
-        "nice": Param(10, "Added niceness of this process, so that the robot's nodes go first", low=0, high=19),
+        "threads": Param(1, "Threads for training; 0 takes every core", low=0, high=256),
     }
 
     def __init__(self) -> None:
@@ -56,7 +53,6 @@ class Trainer(WmNode):
         from wm_ros.training.pets_learner import PetsLearner
 
         torch.set_num_threads(self.param("threads") or os.cpu_count() or 1)
-        os.nice(max(0, self.param("nice") - os.nice(0)))
         directory = Path(self.param("run_directory")).expanduser().resolve() / "models"
         directory.mkdir(parents=True, exist_ok=True)
         self._learner = PetsLearner(self.contract, config.load(self.param("agent")), directory, self.param("seed"), self._report)
@@ -117,7 +113,8 @@ class Trainer(WmNode):
 
     def _run(self) -> None:
         try:
-            self._announce(self._learner.explore())
+            if self._learner.version < 0:  # else this node was deactivated in between and goes on where it was
+                self._announce(self._learner.resume(self.get_logger().warning) or self._learner.explore())
             self._learner.warm_up()
             self._report("waiting", self._learner.counts)
             while True:
@@ -142,8 +139,11 @@ class Trainer(WmNode):
 
     def _read(self, segment: Segment) -> None:
         from wm_ros.data.align import read_episodes
+        from wm_ros.data.bag_hash import bag_hash
         from wm_ros.runtime.artifact import TrainingBag
 
+        if any(bag.path == segment.path for bag in self._learner.bags):
+            return  # learned from before this process was started again
         self._report("reading", {**self._learner.counts, "message": segment.path})
         episodes = read_episodes(segment.path, self.contract)
         if not episodes:
@@ -163,17 +163,6 @@ class Trainer(WmNode):
         self._fault = text
         self.get_logger().error(text)
         self._report("failed", {**self._learner.counts, "message": text})
-
-
-def bag_hash(path: Path) -> str:
-    """SHA-256 over the names and contents of a bag's files; it stands in the controllers learned from it."""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        digest.update(json.dumps(file.name).encode())
-        with file.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def main() -> None:

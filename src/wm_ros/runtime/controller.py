@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 import time
@@ -23,6 +24,7 @@ from wm_ros.runtime.artifact import Metadata
 from wm_ros.runtime.onnx_check import check_self_contained
 
 MAX_FILE_BYTES = 1 << 30
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 WARM_UP_RUNS = 3
 WARM_UP_LIMIT_S = 30.0
 """A first inference that takes longer never becomes a control loop; without a limit an endless Loop would hang the loader."""
@@ -88,6 +90,8 @@ class ControllerSession:
         self.contract = contract
         self.path = path
         self.sha256 = sha256
+        self.provider: str = session.get_providers()[0]
+        """Where inference runs: onnxruntime's CPU or CUDA execution provider."""
         self.warm_up_ms = 0.0
         """Fastest inference of the warm-up."""
         self._session = session
@@ -145,8 +149,19 @@ class ControllerSession:
         if expected_sha256 is not None and sha256 != expected_sha256:
             raise UserError(f"{path}: sha256 {sha256[:16]}… is not the announced {expected_sha256[:16]}…: announce the file as it is now")
         check_self_contained(data, str(path))
+        controller = cls._open(data, path, contract, threads, sha256, CPU)
+        if CUDA in onnxruntime.get_available_providers():
+            # A small plan is faster on the processor, a large one on the GPU: the warm-up of this very controller decides.
+            with contextlib.suppress(UserError):  # a GPU that cannot serve is no reason not to serve
+                on_gpu = cls._open(data, path, contract, threads, sha256, CUDA)
+                if on_gpu.provider == CUDA and on_gpu.warm_up_ms < controller.warm_up_ms:
+                    return on_gpu
+        return controller
+
+    @classmethod
+    def _open(cls, data: bytes, path: Path, contract: Contract, threads: int, sha256: str, provider: str) -> ControllerSession:
         try:
-            session = onnxruntime.InferenceSession(data, _options(threads), providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(data, _options(threads), providers=[provider])
             properties = session.get_modelmeta().custom_metadata_map
         except Exception as error:  # onnxruntime's exceptions share no base of their own
             raise UserError(f"{path}: onnxruntime cannot load it: {_first_line(error)}: export it again") from None

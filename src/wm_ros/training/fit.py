@@ -21,7 +21,7 @@ class FitConfig:
     batch: int = 64
     """Transitions per member and gradient step."""
     learning_rate: float = 4e-3
-    """Peak of the one-cycle schedule of Adam."""
+    """Peak of the one-cycle schedule of AdamW."""
     weight_decay: float = 1e-5
     """Decoupled, of the weights only."""
     steps: int = 4000
@@ -58,7 +58,7 @@ class FitResult:
     train_loss: list[float]
     """Mean loss between two looks."""
     holdout_error: list[float]
-    """Mean squared error of the elites on held-out data, in units of the target's variance."""
+    """Mean squared error over all members on held-out data, in units of the target's variance."""
     steps: int
     """Gradient steps done."""
     seconds: float

@@ -18,11 +18,14 @@ from wm_ros.agents.pets import PetsController, dynamics
 from wm_ros.contract.announcements import ControllerNotice
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
+from wm_ros.data.align import read_episodes
+from wm_ros.data.bag_hash import bag_hash
 from wm_ros.data.episode import Episode
 from wm_ros.export import controller as export
 from wm_ros.export.template import template, write_atomically
 from wm_ros.models.dynamics import ObservationDynamics
 from wm_ros.runtime.artifact import TrainingBag
+from wm_ros.runtime.controller import ControllerSession
 from wm_ros.training.config import AgentConfig
 from wm_ros.training.fit import concatenated, fit, transitions
 from wm_ros.training.open_loop import OpenLoop, open_loop
@@ -65,6 +68,33 @@ class PetsLearner:
             self.path(0), template(explorer, self.contract), explorer, self.contract, export.Origin(version=0, seed=self.seed)
         )
         return written.notice
+
+    def resume(self, warn: Callable[[str], None]) -> ControllerNotice | None:
+        """Goes on with the newest controller of an earlier run in the same folder, and with the bags that it has learned from.
+
+        Args:
+            warn: hears of what cannot be used again.
+
+        Returns:
+            The controller, or None where there is none for this contract.
+        """
+        for path in sorted(self.directory.glob("[0-9]*/controller.onnx"), reverse=True):
+            try:
+                session = ControllerSession.load(path, self.contract)
+            except UserError as error:
+                warn(str(error).splitlines()[0])
+                continue
+            for bag in session.metadata.training_bags:
+                try:
+                    if bag_hash(Path(bag.path)) != bag.sha256:
+                        raise UserError(f"{bag.path}: changed since {path} learned from it: not learned from again")
+                    self.add(read_episodes(bag.path, self.contract), bag)
+                except (UserError, OSError) as error:
+                    warn(str(error).splitlines()[0])
+            self._unseen = []
+            self.version = session.metadata.version
+            return session.notice
+        return None
 
     def warm_up(self) -> None:
         """Exports the agent's graph ahead of the first training, for it takes seconds."""
