@@ -71,4 +71,4 @@ bench: $(STAMP) ## all benchmarks, tables under docs/benchmarks
 	@exec $(BIN)/wm-ros bench all --write docs/benchmarks
 
 learn-check: $(STAMP) ## the demo over seeds 0 to 4, held against the bar
-	@exec $(BIN)/wm-ros learn-check
+	@exec $(BIN)/wm-ros learn-check --results docs/results

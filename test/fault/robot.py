@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from peer import Peer
 from sensor_msgs.msg import JointState
@@ -51,6 +52,15 @@ class Robot(Peer):
     def arm(self, yes: bool = True) -> tuple[bool, str]:
         answer = self.call(SetBool, "command_gate/arm", SetBool.Request(data=yes))
         return answer.success, answer.message
+
+    def arm_when_ready(self, command: Callable[[], None] = lambda: None) -> None:
+        """Arms as soon as the gate hears sensors and a controller; `command` is called before each try."""
+
+        def armed() -> bool:
+            command()
+            return self.arm() == (True, "armed")
+
+        self.wait(armed, "the gate to hear sensors and commands")
 
     def press_estop(self, pressed: bool) -> None:
         self.wait(self._estop.get_subscription_count, "the gate's e-stop")

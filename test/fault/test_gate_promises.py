@@ -37,7 +37,7 @@ def controller(robot: Robot, folder: Path) -> Iterator[Process]:
     process = Process("mpc", robot.namespace, folder / "mpc.log", controller=path, threads=1)
     try:
         robot.speaking = True
-        assert robot.arm() == (True, "armed")
+        robot.arm_when_ready()
         robot.wait_for(PUSH, 10)
         assert list(robot.commands[-1].effort) == [1.5]
         robot.forget()
@@ -48,6 +48,14 @@ def controller(robot: Robot, folder: Path) -> Iterator[Process]:
         if process.process.poll() is None:
             process.process.kill()
             process.process.wait()
+
+
+def test_a_gate_that_hears_no_sensors_or_no_controller_refuses_to_arm(robot: Robot) -> None:
+    robot.speaking = False
+    refused, why = robot.arm()
+    assert not refused and "joint_states" in why
+    robot.speaking = True
+    robot.wait(lambda: "no fresh command on mpc/command" in robot.arm()[1], "the gate to hear the sensors")
 
 
 def test_a_disarmed_gate_passes_nothing_on(robot: Robot, controller: Process) -> None:
@@ -64,7 +72,7 @@ def test_a_pressed_estop_stops_until_it_is_released_and_the_gate_armed_again(rob
     robot.press_estop(False)
     robot.wait_for("hold:estop", len(robot.sources) - first + 10)
     robot.assert_held_to_the_end(first)
-    assert robot.arm() == (True, "armed")
+    robot.arm_when_ready()
     robot.wait_for(PUSH, 5)
 
 
@@ -90,13 +98,13 @@ def test_a_stopped_gate_leaves_hold_behind(folder: Path) -> None:
     try:
         with running("command_gate", robot.namespace, folder / "stopped.log"):
             publisher = robot.publisher()
-            assert robot.arm() == (True, "armed")
 
-            def pushed() -> bool:
+            def push() -> bool:
                 publisher.publish(command_message(CONTRACT, [2.0], robot.stamp_ns, "test"))
                 return "test" in robot.sources
 
-            robot.wait(pushed, "a command to pass")
+            robot.arm_when_ready(push)
+            robot.wait(push, "a command to pass")
         robot.wait(lambda: robot.sources[-1] == "hold:disarmed", "the gate's last word")
     finally:
         robot.close()
@@ -117,7 +125,7 @@ def test_a_bad_command_never_reaches_the_robot(robot: Robot, values: list[float]
     publisher = robot.publisher()
     try:
         robot.speaking = True
-        assert robot.arm() == (True, "armed")
+        robot.arm_when_ready(lambda: publisher.publish(command_message(CONTRACT, [2.0], robot.stamp_ns, "test")))
         robot.forget()
         bad = False
 
@@ -144,7 +152,7 @@ def test_a_controller_killed_with_9_brings_hold(folder: Path) -> None:
     process = Process("mpc", robot.namespace, folder / "killed.log", controller=path, threads=1)
     try:
         with running("command_gate", robot.namespace, folder / "killed_gate.log"):
-            assert robot.arm() == (True, "armed")
+            robot.arm_when_ready()
             robot.wait_for(PUSH, 5)
             robot.forget()
             assert process.stop(signal.SIGKILL) == -signal.SIGKILL

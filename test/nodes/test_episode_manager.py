@@ -111,8 +111,8 @@ class World(Peer):
         self.wait(lambda: not self.calls or self.calls[-1] == "pause True", "the end of the last episode")
         for notes in (self.calls, self.steps, self.states):
             notes.clear()
-        response = self.call(Trigger, "episode_manager/start")
-        assert response.success, response.message
+        # The simulator's side of the last pause comes before the manager's: until then it says that an episode is on.
+        response = self.wait(lambda: (r := self.call(Trigger, "episode_manager/start")).success and r, "the start of an episode")
         self.wait(lambda: "reset" in self.calls, "reset")
         return int(response.message.split()[-1])
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cartpole_bags
 import numpy as np
 import pytest
 from cartpole_models import contract
@@ -15,6 +16,8 @@ from small_agents import PETS
 from wm_ros.agents.pets import dynamics
 from wm_ros.contract.announcements import ControllerNotice
 from wm_ros.contract.errors import UserError
+from wm_ros.data.align import read_episodes
+from wm_ros.data.bag_hash import bag_hash
 from wm_ros.data.episode import Episode
 from wm_ros.runtime.artifact import TrainingBag
 from wm_ros.runtime.controller import ControllerSession
@@ -25,6 +28,7 @@ from wm_ros.training.fit import FitConfig
 from wm_ros.training.pets_learner import PetsLearner
 
 CONFIG = AgentConfig(pets=PETS, fit=FitConfig(steps=60, check_every=20, batch=32))
+CARTPOLE = cartpole_bags.contract()
 START = np.array([0.0, 0.0, -1.0, 0.0, 0.0], np.float32)
 
 
@@ -118,3 +122,29 @@ def test_episodes_shorter_than_a_model_step_cannot_be_learned_from(tmp_path: Pat
     with pytest.raises(UserError, match="no episode has 2 ticks"):
         learner.train()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_learner_started_again_goes_on_with_its_newest_controller_and_its_bags(tmp_path: Path) -> None:
+    def learner() -> PetsLearner:
+        return PetsLearner(CARTPOLE, CONFIG, tmp_path / "models", 0, lambda phase, fields: None)
+
+    paths = [cartpole_bags.write_cartpole(tmp_path / f"episode_{n:04d}", 40, of=CARTPOLE) for n in range(2)]
+    bags = [TrainingBag(path=str(path), sha256=bag_hash(path)) for path in paths]
+    first, warnings = learner(), list[str]()
+    assert first.resume(warnings.append) is None
+    first.explore()
+    for recorded in bags:
+        first.add(read_episodes(recorded.path, CARTPOLE), recorded)
+    notice = first.train()
+
+    second = learner()
+    assert second.resume(warnings.append) == notice and not warnings
+    assert second.counts == first.counts and second.bags == bags
+    assert all(np.array_equal(a.observation, b.observation) for a, b in zip(first.episodes, second.episodes, strict=True))
+    assert second.train().version == notice.version + 1
+
+    (paths[0] / "metadata.yaml").write_text("changed")
+    Path(second.path(2)).write_bytes(b"damaged")
+    third = learner()
+    assert third.resume(warnings.append) == notice and third.bags == bags[1:]
+    assert len(warnings) == 2 and str(second.path(2)) in warnings[0] and "changed since" in warnings[1]

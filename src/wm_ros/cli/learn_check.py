@@ -23,6 +23,12 @@ class LearnCheck:
     """Folder of all runs; one folder per seed is made in it."""
     episodes: int = 5
     """Training episodes."""
+    contract: str = "cartpole_swingup"
+    """Contract of the task: a YAML file, or the name of a shipped one."""
+    agent: str = "pets"
+    """Agent configuration: a YAML file, or the name of one in config/agents."""
+    resume: bool = False
+    """Keep what an earlier check in the same folder found for seeds that came to their end."""
     median_return: float = 820.0
     """The median over seeds of each seed's mean evaluation return must reach this."""
     worst_return: float = 700.0
@@ -32,10 +38,21 @@ class LearnCheck:
     miss_fraction: float = 0.01
     """Largest share of missed deadlines in the real-time episodes."""
 
+    results: Path | None = None
+    """Folder for the evidence: CSV, JSON, picture and page, such as docs/results; none: only the table is printed."""
+
     def run(self) -> int:
         """Runs all seeds and prints a table; exit status 1 below the bar."""
-        summaries = [self._demo(seed) for seed in self.seeds]
+        summaries = [(self.resume and self._summary(seed)) or self._demo(seed) for seed in self.seeds]
         print(table(summaries))
+        if self.results is not None:
+            from wm_ros.viz.learning_curve import write_results
+
+            seeds = " ".join(map(str, self.seeds))
+            command = f"wm-ros learn-check --contract {self.contract} --agent {self.agent} --seeds {seeds} --episodes {self.episodes}"
+            name = f"{Path(self.contract).stem}_{Path(self.agent).stem}"
+            for path in write_results(summaries, name, self.results, command, table(summaries)):
+                print(f"written    {path}")
         faults = self.faults(summaries)
         for fault in faults:
             print(f"below the bar: {fault}")
@@ -60,10 +77,15 @@ class LearnCheck:
                 found.append(f"seed {seed}: deadline misses {missed}, wanted at most {self.miss_fraction:.0%}")
         return found
 
+    def _summary(self, seed: int) -> dict[str, Any] | None:
+        """What an earlier check in the same folder found for this seed, if it came to its end."""
+        path = self.run_dir / f"seed_{seed}" / "summary.json"
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
     def _demo(self, seed: int) -> dict[str, Any]:
         folder = self.run_dir / f"seed_{seed}"
         command = [sys.executable, "-m", "wm_ros.cli", "demo", "--plain", "--seed", str(seed), "--episodes", str(self.episodes)]
-        command += ["--run-dir", str(folder)]
+        command += ["--run-dir", str(folder), "--contract", self.contract, "--agent", self.agent]
         status = subprocess.run(command, check=False).returncode
         if status in (130, -2):
             raise KeyboardInterrupt

@@ -38,6 +38,7 @@ class CommandGateNode(base.WmNode):
         self._gate = Gate(contract, self.lockstep, self.param("lockstep_timeout_s"))
         self._periods = Periods(contract.control.period_ns)
         self._state = ""
+        self._heard_ns: dict[Source, int] = {}
         self._complete_ns: dict[int, int] = {}
         self._command = self.create_publisher(JointState, contract.action.topic, base.command_qos(self.param("mode")))
         mirror = contract.action.mirror_topic
@@ -80,6 +81,7 @@ class CommandGateNode(base.WmNode):
         if not self.active or self._gate is None:
             return
         now = base.steady_ns()
+        self._heard_ns[source] = now
         interface = self.contract.action.interface
         other = [i for i in INTERFACES if i != interface and len(getattr(message, i))]
         proposal = Proposal(
@@ -113,11 +115,26 @@ class CommandGateNode(base.WmNode):
         if not self.active:
             refusal = "the node is not active: activate it first"
         elif request.data:
-            refusal = gate.arm()
+            refusal = self._not_ready() or gate.arm()
         else:
             self._send(gate.disarm(base.steady_ns()))
         response.success, response.message = not refusal, refusal or gate.state
         return response
+
+    def _not_ready(self) -> str:
+        """Why arming would only mean holding: sensors and controller must be heard first. In lockstep they wait for the reset."""
+        assert self._gate is not None
+        if self.lockstep or self._gate.armed:
+            return ""
+        now, safety = base.steady_ns(), self.contract.safety
+        age = self._gate.observation_age_ns(now)
+        if age is None or age > safety.max_observation_age_s * 1e9:
+            topics = ", ".join(c.topic for c in self.contract.observation)
+            return f"no fresh observation: check that somebody publishes {topics}"
+        heard = self._heard_ns.get(self._gate.source)
+        if heard is None or now - heard > safety.max_plan_age_s * 1e9:
+            return f"no fresh command on {self._gate.source}/command: start a controller, or select the other one"
+        return ""
 
     def _on_select(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         assert self._gate is not None

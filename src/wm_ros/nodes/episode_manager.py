@@ -197,7 +197,8 @@ class EpisodeManager(WmNode):
             self._on_observation(*self._buffer.popleft())
 
     def _disarmed(self, response: Any) -> None:
-        self._phase = "pause" if self.param("has_sim") else "idle"
+        # In real time the simulator goes on, as a robot would, under the gate's hold.
+        self._phase = "pause" if self.param("has_sim") and self.lockstep else "idle"
 
     def _was_paused(self, response: Any) -> None:
         self._phase = "idle"

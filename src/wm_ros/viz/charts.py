@@ -42,17 +42,6 @@ STYLE = {
 }
 
 
-@dataclass(frozen=True)
-class Published:
-    """A curve of somebody else to compare with."""
-
-    label: str
-    episodes: Array
-    """`[N]`, training episodes."""
-    returns: Array
-    """`[N]`."""
-
-
 def new_figure(width: float, height: float, theme: Theme = STAND_INS) -> Figure:
     """An empty figure, `width` by `height` inches, in the style of all charts. Draw within `styled(theme)`."""
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -98,13 +87,10 @@ def _plain_font(declaration: str) -> str:
 # ---- returns ----------------------------------------------------------------------------------------------------------
 
 
-def draw_returns(axes: Any, record: RunRecord, theme: Theme, published: Published | None = None) -> None:
+def draw_returns(axes: Any, record: RunRecord, theme: Theme) -> None:
     """Return per episode: learning as a line, evaluation apart from it."""
     train, evaluate = record.returns("train"), record.returns("evaluate")
     places = np.arange(1, len(train) + 1)
-    if published is not None:
-        inside = published.episodes <= max(len(train), 1) + 0.5
-        axes.plot(published.episodes[inside], published.returns[inside], color=theme.muted, lw=1.2, ls=(0, (4, 3)), label=published.label)
     if train:
         axes.plot(places, train, color=theme.train, lw=1.8, marker="o", ms=5, label="learning")
     if evaluate:

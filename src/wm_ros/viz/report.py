@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from wm_ros.contract import resources
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.sim.render import render_frames
 from wm_ros.viz import charts, page
-from wm_ros.viz.charts import OpenLoop, Published
+from wm_ros.viz.charts import OpenLoop
 from wm_ros.viz.demo_state import plural
 from wm_ros.viz.drawing import drawing
 from wm_ros.viz.run_record import EpisodeRecord, RunRecord, numbers, read_run, section
@@ -85,7 +84,7 @@ def write_picture(run_directory: Path, path: Path, theme: Theme = LIGHT) -> Path
         panels = _panels(upper, contract)
         charts.draw_trajectory(panels, episode, contract, record.plan_period_s, theme)
         below = lower.subplots(1, 2 if models else 1, squeeze=False)[0]
-        charts.draw_returns(below[0], record, theme, published(contract))
+        charts.draw_returns(below[0], record, theme)
         if models:
             charts.draw_error_summary(below[1], models, theme)
         try:
@@ -94,22 +93,6 @@ def write_picture(run_directory: Path, path: Path, theme: Theme = LIGHT) -> Path
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     return path
-
-
-def published(contract: Contract | None) -> Published | None:
-    """A published learning curve of the same task, if the repository has one.
-
-    It is `docs/results/<contract>_published.csv`: a first line `episode,return,SOURCE` and rows of numbers.
-    """
-    if contract is None:
-        return None
-    for share in resources.share_directories():
-        path = share / "docs" / "results" / f"{contract.name}_published.csv"
-        if path.is_file():
-            header, *lines = path.read_text(encoding="utf-8").splitlines()
-            rows = np.array([[float(v) for v in line.split(",")[:2]] for line in lines if line.strip()])
-            return Published(header.split(",", 2)[-1].strip() or "published", rows[:, 0], rows[:, 1])
-    return None
 
 
 # ---- text -------------------------------------------------------------------------------------------------------------
@@ -151,7 +134,7 @@ def _returns(record: RunRecord) -> str:
         return page.section("Return per episode", text, page.missing("No episode was recorded, and summary.json has no returns."))
     with charts.styled(STAND_INS):
         figure = charts.new_figure(WIDTH_IN, 3.2)
-        charts.draw_returns(figure.subplots(), record, STAND_INS, published(record.contract))
+        charts.draw_returns(figure.subplots(), record, STAND_INS)
     return page.section("Return per episode", text, charts.inline_svg(figure, "return per episode"))
 
 
