@@ -43,13 +43,13 @@ endif
 	fi; \
 	if nvidia-smi >/dev/null 2>&1; then \
 	  echo "setup: an NVIDIA GPU answers: torch with CUDA and onnxruntime-gpu"; \
-	  accelerator=gpu; torch=( "$(TORCH)" ); \
+	  accelerator=gpu; \
 	else \
 	  echo "setup: no NVIDIA GPU answers: torch and onnxruntime for the CPU"; \
-	  accelerator=cpu; torch=( --retries 1 --extra-index-url "$(TORCH_CPU_INDEX)" "$(TORCH)" ); \
+	  accelerator=cpu; \
 	fi; \
 	echo "setup: installing torch"; \
-	$(PIP) "$${torch[@]}"; \
+	if [ $$accelerator = gpu ] || ! $(PIP) -qq --retries 1 --no-deps --index-url "$(TORCH_CPU_INDEX)" "$(TORCH)"; then $(PIP) "$(TORCH)"; fi; \
 	echo "setup: installing the packages of constraints.txt"; \
 	$(PIP) setuptools wheel; \
 	$(PIP) --no-build-isolation -e ".[$(EXTRAS),$$accelerator]"

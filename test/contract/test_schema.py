@@ -43,7 +43,7 @@ FAULTS = [
     ("observation.0.max_age_s", -0.1, "observation.0.max_age_s: "),
     ("observation.0.features.0.joint", ..., "needs 'joint'"),
     ("observation.0.features.0.field", "torque", "needs 'joint' and a field position, velocity or effort"),
-    ("observation.0.features.0.low", 3.0, "low 3.0 must be below high 2.0"),
+    ("observation.0.features.0.low", 3.0, "low 3.0 must be below high 1.8"),
     ("observation.0.features.0.encoding", "one_hot", "observation.0.features.0.encoding: "),
     ("observation.0.features.2.field", "position", "['slider.position'] occur more than once"),
     ("observation.0.type", "sensor_msgs/msg/Imu", "'joint' is for JointState channels only"),

@@ -14,8 +14,8 @@ from std_srvs.srv import Trigger
 
 from wm_ros.contract import announcements
 from wm_ros.contract.announcements import ControllerNotice, Progress, Segment
-from wm_ros.nodes.base import ERROR, LATCHED_QOS, OK, SEGMENT_QOS
 from wm_ros.data.bag_hash import bag_hash
+from wm_ros.nodes.base import ERROR, LATCHED_QOS, OK, SEGMENT_QOS
 from wm_ros.runtime.controller import ControllerSession
 
 CONTRACT = cartpole_bags.contract()

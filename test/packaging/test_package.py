@@ -216,13 +216,13 @@ def test_nothing_is_installed_the_second_time(tmp_path: Path) -> None:
     assert make(tmp_path, "-q", "setup").returncode == 1
 
 
-def test_a_sourced_ros_without_an_events_executor_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+def test_a_sourced_ros_that_this_python_cannot_import_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     copy_of_the_package(tmp_path)
     blind = tmp_path / "python3"
     blind.write_text(f'#!/bin/sh\ncase "$2" in *rclpy*) exit 1;; esac\nexec {sys.executable} "$@"\n')
     blind.chmod(0o755)
     result = make(tmp_path, "setup", f"PYTHON={blind}", ROS_DISTRO="humble")
-    assert result.returncode != 0 and "humble" in result.stderr and "Kilted" in result.stderr
+    assert result.returncode != 0 and "humble" in result.stderr and "PYTHON=" in result.stderr
     assert not (tmp_path / ".venv").exists()
 
 

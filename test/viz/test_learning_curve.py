@@ -11,7 +11,8 @@ from wm_ros.viz.learning_curve import published, write_results
 
 
 def summary(seed: int) -> dict[str, Any]:
-    return {"seed": seed, "training_returns": [100.0, 500.0 + seed], "evaluation_returns": [800.0 + seed, 820.0 + seed], "contract_hash": "ab"}
+    returns = {"training_returns": [100.0, 500.0 + seed], "evaluation_returns": [800.0 + seed, 820.0 + seed]}
+    return {"seed": seed, "contract_hash": "ab", **returns}
 
 
 def test_every_episode_of_every_seed_is_a_row_with_the_frames_that_its_controller_had_learned_from(tmp_path: Path) -> None:
