@@ -48,10 +48,10 @@ endif
 	  echo "setup: no NVIDIA GPU answers: torch and onnxruntime for the CPU"; \
 	  accelerator=cpu; \
 	fi; \
+	$(PIP) setuptools wheel; \
 	echo "setup: installing torch"; \
 	if [ $$accelerator = gpu ] || ! $(PIP) -qq --retries 1 --no-deps --index-url "$(TORCH_CPU_INDEX)" "$(TORCH)"; then $(PIP) "$(TORCH)"; fi; \
 	echo "setup: installing the packages of constraints.txt"; \
-	$(PIP) setuptools wheel; \
 	$(PIP) --no-build-isolation -e ".[$(EXTRAS),$$accelerator]"
 	@touch $(STAMP)
 	@echo "setup: done"
