@@ -10,7 +10,7 @@ from torch import Tensor
 from wm_ros.contract import schema
 from wm_ros.contract.functions import reward_function
 from wm_ros.contract.schema import Contract
-from wm_ros.models.dynamics import ObservationDynamics
+from wm_ros.models.dynamics import ObservationDynamics, Propagation
 from wm_ros.models.ensemble import EnsembleConfig
 from wm_ros.models.world_model import Imagined
 
@@ -22,9 +22,9 @@ def contract() -> Contract:
     return schema.load("cartpole_swingup")
 
 
-def random_dynamics(stride: int, sample: bool, seed: int = 0) -> ObservationDynamics:
+def random_dynamics(stride: int, sample: bool, seed: int = 0, propagation: Propagation = "TSinf") -> ObservationDynamics:
     """Every number of the model that training could set is drawn at random."""
-    model = ObservationDynamics(contract(), TINY, stride, sample=sample)
+    model = ObservationDynamics(contract(), TINY, stride, sample=sample, propagation=propagation)
     generator = torch.Generator().manual_seed(seed)
     model.network.initialize(generator)
     with torch.no_grad():

@@ -25,6 +25,9 @@ from wm_ros.runtime.artifact import TrainingBag
 from wm_ros.runtime.controller import ControllerSession
 
 
+SAMPLING = replace(PETS, sample=True, propagation="TS1", planner=replace(PETS.planner, pessimism=0.5))
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
@@ -35,10 +38,9 @@ def graphs(cache: Path) -> dict[str, onnx.ModelProto]:
     """Exported once for all tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        sampling = pets(0, replace(PETS, sample=True, planner=replace(PETS.planner, pessimism=0.5)))
         return {
             "pets": template.template(pets(0), contract()),
-            "sampling": template.template(sampling, contract()),
+            "sampling": template.template(pets(0, SAMPLING), contract()),
             "explore": template.template(explorer(), contract()),
         }
 
@@ -46,8 +48,7 @@ def graphs(cache: Path) -> dict[str, onnx.ModelProto]:
 def made(name: str, seed: int = 1) -> Controller:
     if name == "explore":
         return explorer()
-    config = replace(PETS, sample=True, planner=replace(PETS.planner, pessimism=0.5)) if name == "sampling" else PETS
-    return pets(seed, config)
+    return pets(seed, SAMPLING if name == "sampling" else PETS)
 
 
 @pytest.mark.parametrize("name", ["pets", "sampling", "explore"])

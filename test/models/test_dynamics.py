@@ -129,3 +129,29 @@ def test_fewer_members_than_configured_can_be_built() -> None:
     assert model.members == 2 and model.rollout(start(), actions(), None).observation.shape[1] == 2
     with pytest.raises(ValueError, match="stride 0"):
         ObservationDynamics(contract(), TINY, stride=0)
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_ts1_draws_a_member_anew_for_every_step(sample: bool) -> None:
+    model = random_dynamics(2, sample, propagation="TS1")
+    shape = model.noise_shape(HORIZON)
+    assert shape == (HORIZON, TINY.members, 1, 6 if sample else 1)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(6))
+    given = actions()
+    imagined = model.rollout(start(), given, noise)
+    quantile = torch.distributions.Normal(0.0, 1.0).cdf(noise[:, :, 0, -1])
+    drawn = (quantile * TINY.members).long().clamp(max=TINY.members - 1)
+    state = start().expand(TINY.members, CANDIDATES, 5)
+    for h in range(HORIZON):
+        state = state if h == 0 else state[drawn[h]]
+        held = given[h].expand(TINY.members, CANDIDATES, 1).unsqueeze(2).expand(-1, -1, 2, -1)
+        state = model.predict(state, held, noise[h, ..., :5].expand(TINY.members, CANDIDATES, 5) if sample else None)
+        torch.testing.assert_close(imagined.observation[h], state, atol=1e-5, rtol=1e-5)
+
+
+def test_ts1_draws_every_member_equally_often() -> None:
+    model = random_dynamics(1, False, propagation="TS1")
+    normal = torch.randn(30_000, generator=torch.Generator().manual_seed(8))
+    counts = torch.bincount(model._drawn_members(normal), minlength=TINY.members)
+    assert len(counts) == TINY.members and (counts / len(normal) - 1 / TINY.members).abs().max() < 0.01
+    assert set(model._drawn_members(torch.tensor([-40.0, 40.0])).tolist()) == {0, TINY.members - 1}

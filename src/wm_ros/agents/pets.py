@@ -11,7 +11,7 @@ from torch import Tensor
 from wm_ros.agents.controller import Controller, NoiseSpec
 from wm_ros.agents.explorer import ExplorerConfig
 from wm_ros.contract.schema import Contract
-from wm_ros.models.dynamics import LimitCost, ObservationDynamics
+from wm_ros.models.dynamics import LimitCost, ObservationDynamics, Propagation
 from wm_ros.models.ensemble import EnsembleConfig
 from wm_ros.planners.icem import ICEM, ICEMConfig
 
@@ -24,6 +24,8 @@ class PetsConfig:
     """Control ticks that one model step covers; the plan has one action per model step."""
     sample: bool = False
     """Plans draw from the predicted Gaussians; False propagates each member's mean, which is faster."""
+    propagation: Propagation = "TSinf"
+    """How particles and members meet, `TSinf` or `TS1`; see `models.dynamics.Propagation`."""
     limits: LimitCost = field(default_factory=LimitCost)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     planner: ICEMConfig = field(default_factory=ICEMConfig)
@@ -38,7 +40,15 @@ class PetsConfig:
 def dynamics(contract: Contract, config: PetsConfig, planning: bool) -> ObservationDynamics:
     """Untrained networks: all members for training, the elites for planning."""
     members = config.ensemble.elites if planning else config.ensemble.members
-    return ObservationDynamics(contract, config.ensemble, config.stride, members=members, sample=config.sample, limits=config.limits)
+    return ObservationDynamics(
+        contract,
+        config.ensemble,
+        config.stride,
+        members=members,
+        sample=config.sample,
+        limits=config.limits,
+        propagation=config.propagation,
+    )
 
 
 class PetsController(Controller):

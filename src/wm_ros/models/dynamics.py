@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +32,17 @@ class LimitCost:
             raise ValueError(f"weight {self.weight} must not be negative, margin {self.margin} must be above 0 and at most 1")
 
 
+Propagation = Literal["TSinf", "TS1"]
+"""Trajectory sampling of PETS (Chua et al. 2018, section 5.1): `TSinf` keeps a particle on its member for the whole rollout, so that what
+members do not know stays apart from noise; `TS1` draws a member anew for every step."""
+
+
 class ObservationDynamics(nn.Module):
     """Predicts the observation `stride` ticks ahead from an observation and the actions of those ticks.
 
     One network call covers several control ticks, so a long horizon costs few calls and compounds few errors. Targets are changes of the
-    observation, normalized; sin/cos pairs are brought back onto the unit circle after every step. Members never mix: each keeps its own
-    futures (TSinf of PETS, Chua et al. 2018, section 5.1), one particle per member and candidate.
+    observation, normalized; sin/cos pairs are brought back onto the unit circle after every step. There is one particle per member and
+    candidate.
     """
 
     def __init__(
@@ -46,6 +53,7 @@ class ObservationDynamics(nn.Module):
         members: int | None = None,
         sample: bool = False,
         limits: LimitCost | None = None,
+        propagation: Propagation = "TSinf",
     ) -> None:
         """Builds untrained networks.
 
@@ -56,11 +64,14 @@ class ObservationDynamics(nn.Module):
             members: overrides `config.members`, for instance with the number of elites.
             sample: rollouts draw from the predicted Gaussians; False propagates each member's mean.
             limits: what imagined observations near the ends of the contract's ranges cost; None for nothing.
+            propagation: how particles and members meet.
         """
         super().__init__()
         if stride < 1:
             raise ValueError(f"stride {stride} must be at least 1")
-        self.stride, self.sample = stride, sample
+        if propagation not in ("TSinf", "TS1"):
+            raise ValueError(f"propagation {propagation!r} must be TSinf or TS1")
+        self.stride, self.sample, self.propagation = stride, sample, propagation
         size = contract.observation_size
         self.observation_size, self.action_size = size, contract.action_size
         self.network = GaussianEnsemble(config, size + stride * self.action_size, size, members)
@@ -99,8 +110,12 @@ class ObservationDynamics(nn.Module):
         return self._on_circle(observation + change * self.target_std + self.target_mean)
 
     def noise_shape(self, horizon: int) -> tuple[int, ...] | None:
-        """See `WorldModel.noise_shape`: `[H, M, 1, O]`, the same for all candidates so that their ranking is not a matter of luck."""
-        return (horizon, self.members, 1, self.observation_size) if self.sample else None
+        """See `WorldModel.noise_shape`: `[H, M, 1, W]`, the same for all candidates so that their ranking is not a matter of luck.
+
+        W counts the observation's columns where rollouts sample, and one more, which draws the member, for TS1.
+        """
+        width = (self.observation_size if self.sample else 0) + (self.propagation == "TS1")
+        return (horizon, self.members, 1, width) if width else None
 
     def rollout(self, observation: Tensor, actions: Tensor, noise: Tensor | None) -> Imagined:
         """See `WorldModel.rollout`.
@@ -120,13 +135,15 @@ class ObservationDynamics(nn.Module):
         state = observation.expand(self.members, candidates, size)
         states = [state]
         for h, push in enumerate(driven.unbind(0)):
+            if self.propagation == "TS1" and noise is not None and h > 0:  # all start at the same observation
+                state = state.index_select(0, self._drawn_members(noise[h, :, 0, -1]))
             hidden = nn.functional.silu(torch.matmul(state, from_state) + push)
             for weight, offset in zip(weights[1:-1], biases[1:-1], strict=True):
                 hidden = nn.functional.silu(torch.matmul(hidden, weight) + offset)
             following = state + (torch.matmul(hidden, last_weight) + last_bias)
-            if noise is not None:
+            if self.sample and noise is not None:
                 log_variance = self.network.bounded(torch.matmul(hidden, weights[-1][..., size:]) + biases[-1][..., size:])
-                following = following + torch.exp(0.5 * log_variance) * self.target_std * noise[h]
+                following = following + torch.exp(0.5 * log_variance) * self.target_std * noise[h, ..., :size]
             state = self._on_circle(following)
             states.append(state)
         before, after = torch.stack(states[:-1]), torch.stack(states[1:])
@@ -138,6 +155,11 @@ class ObservationDynamics(nn.Module):
         if self._termination is None:
             return Imagined(after, reward, None)
         return Imagined(after, reward, torch.cumprod(1.0 - self._termination(before, held, after).to(reward.dtype), dim=0))
+
+    def _drawn_members(self, normal: Tensor) -> Tensor:
+        """Members `[M]`, each equally likely, from standard normal numbers `[M]`: for each member, whose particles it takes over."""
+        uniform = 0.5 * (1.0 + torch.erf(normal / math.sqrt(2.0)))
+        return torch.clamp(torch.floor(uniform * self.members), 0.0, self.members - 1.0).to(torch.int64)
 
     def _on_circle(self, observation: Tensor) -> Tensor:
         if not self._has_pairs:

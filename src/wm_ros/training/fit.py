@@ -30,7 +30,7 @@ class FitConfig:
     """Share of the episodes' transitions that chooses elites and stops early."""
     holdout_most: int = 500
     """Largest held-out set, in transitions."""
-    patience: int = 50
+    patience: int = 8
     """Checks without improvement before the fit stops."""
     check_every: int = 200
     """Gradient steps between looks at the held-out set."""
