@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -14,7 +15,10 @@ import torch
 from cartpole_bags import contract, write_cartpole
 
 from wm_ros.cli import main
+from wm_ros.cli.train import Display
+from wm_ros.export.template import write_atomically
 from wm_ros.runtime.controller import ControllerSession
+from wm_ros.training import offline
 from wm_ros.training.fit import Fit
 
 AGENT = """
@@ -139,6 +143,41 @@ def test_ctrl_c_says_how_to_go_on_and_loses_no_step(
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert main.run(again.split()[1:]) == 0
     assert "this training is finished" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_said_and_the_training_goes_on_when_there_is_room(
+    room: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+
+    def full(path: Path, data: bytes) -> None:
+        if data.count(b"\n") > 4:  # the fourth look
+            raise OSError(28, "No space left on device")
+        write_atomically(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(offline, "write_atomically", full)
+        assert main.run(command(room, out)) == 2
+    assert f"error: {out}: cannot be written to: No space left on device" in capsys.readouterr().err
+    assert main.run(["train", "--out", str(out), "--resume"]) == 0
+    assert (out / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_on_a_terminal_there_is_a_bar_and_lines_stay_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", screen)
+    show = Display()
+    show.begin("training", 3)
+    show.advance()
+    show.line("not used: [bold] is a name here")
+    show.look("loss 1.5", "step 1 of 3")
+    show.close()
+    text = screen.getvalue()
+    assert "training" in text and "1/3" in text and "loss 1.5" in text and "step 1 of 3" not in text
+    assert "not used: [bold] is a name here\n" in text
 
 
 def test_a_training_is_not_overwritten(room: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:

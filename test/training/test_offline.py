@@ -32,7 +32,7 @@ def episode(ticks: int) -> Episode:
 
 def plan(seed: int = 0, holdout: float = 0.1) -> Plan:
     bags = (TrainingBag(path="a", sha256="0" * 64),)
-    return Plan(contract().canonical_json(), AgentConfig(pets=PETS), bags, ("a", "b"), {}, seed, holdout)
+    return Plan(contract().canonical_json(), AgentConfig(pets=PETS), bags, (("b", "no topic"),), {}, seed, holdout)
 
 
 def drawn(lengths: list[list[int]], **options: float) -> tuple[list[list[Episode]], list[Episode], list[list[Episode]]]:

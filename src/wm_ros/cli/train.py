@@ -39,7 +39,7 @@ class Train:
     seed: int | None = None
     """Of the held-out episodes, the first weights, and every draw; by default 0."""
     resume: bool = False
-    """Go on with the training in the folder."""
+    """Go on with the training in the folder, with the settings that it began with."""
     holdout: float = 0.1
     """Share of the episodes held out to measure the model, at least one where there are two or more; 0 trains on all."""
     checkpoint_every: int = 500
@@ -60,16 +60,15 @@ class Train:
             print(f"{folder}: this training is finished; the controller is {folder / 'controller.onnx'}")
             return 0
         show = Display()
-        refused: list[tuple[str, str]] = []
         try:
-            training = self._resumed(folder, show) if self.resume else self._begun(folder, show, refused)
+            training = self._resumed(folder, show) if self.resume else self._begun(folder, show)
             try:
                 self._fit(training, show)
                 show.line("measuring, exporting, checking the controller")
-                notice = training.finish()
+                training.finish()
                 from wm_ros.viz.training_report import write_training_report
 
-                write_training_report(folder, training.contract, refused)
+                write_training_report(folder, training.contract)
                 training.done_with()
             except KeyboardInterrupt:
                 with held_back():
@@ -83,7 +82,7 @@ class Train:
                 training.close()
         finally:
             show.close()
-        print(f"controller {notice.path}\nreport     {folder / 'report.html'}")
+        print(f"controller {folder / 'controller.onnx'}\nreport     {folder / 'report.html'}")
         print(f"metrics    {folder / 'metrics.json'}, metrics.csv, tensorboard/")
         return 0
 
@@ -96,7 +95,7 @@ class Train:
         if self.checkpoint_every < 1 or self.threads < 0:
             raise UserError("checkpoint_every must be at least 1, threads at least 0")
 
-    def _begun(self, folder: Path, show: Display, refused: list[tuple[str, str]]) -> OfflineTraining:
+    def _begun(self, folder: Path, show: Display) -> OfflineTraining:
         from wm_ros.export.controller import versions
         from wm_ros.training import bag_set, config
         from wm_ros.training.checkpoint import Plan
@@ -115,7 +114,7 @@ class Train:
             on_bag=lambda path: show.advance(),
             on_loss=lambda loss: show.line(_lost(loss)),
         )
-        refused += [*nothing, *data.refused]
+        refused = [*nothing, *data.refused]
         for _, reason in refused:
             show.line(f"not used: {reason}")
         if not data.bags:
@@ -124,7 +123,7 @@ class Train:
             contract=contract.canonical_json(),
             agent=agent,
             bags=tuple(data.bags),
-            named=tuple(map(str, paths)),
+            refused=tuple(refused),
             versions=versions(),
             seed=self.seed or 0,
             holdout=self.holdout,
@@ -160,7 +159,8 @@ class Train:
         if differing:
             raise UserError(f"{path}: was begun with another {' and '.join(differing)}: leave that option away, or begin in another folder")
         named, _ = bag_set.find(pattern for patterns in self.bag for pattern in patterns)
-        new = [str(p) for p in named if str(p) not in plan.named]
+        known = {bag.path for bag in plan.bags} | {path for path, _ in plan.refused}
+        new = [str(path) for path in named if str(path) not in known]
         if new:
             show.line(f"not learned from, since they were not there when this training began: {', '.join(new)}")
         if plan.versions != versions():

@@ -28,8 +28,8 @@ class Plan:
     agent: AgentConfig
     bags: tuple[TrainingBag, ...]
     """In the order in which their episodes are learned from."""
-    named: tuple[str, ...]
-    """All bags that the command line named, also those that could not be used."""
+    refused: tuple[tuple[str, str], ...]
+    """(bag, reason) of those that could not be used."""
     versions: dict[str, str]
     """Of the packages whose arithmetic shapes the result."""
     seed: int = 0

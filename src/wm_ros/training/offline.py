@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,10 @@ class OfflineTraining:
         except FloatingPointError as error:
             raise UserError(f"{error} (`wm-ros bag check`), leave it out and begin anew") from None
         if looked:
-            write_atomically(self.folder / "metrics.csv", self._csv())
-            for name, values in self._series().items():
-                self._tensorboard().add_scalar(name, values[-1], self.fit.done)
+            with self._writing():
+                write_atomically(self.folder / "metrics.csv", self._csv())
+                for name, values in self._series().items():
+                    self._tensorboard().add_scalar(name, values[-1], self.fit.done)
         if self.fit.done % self._every == 0 or self.fit.finished:
             self.save()
         return looked
@@ -106,7 +108,8 @@ class OfflineTraining:
     def save(self) -> None:
         """Writes the checkpoint. All events up to it are on disk first, for those after it are written again."""
         if self._board is not None:
-            self._board.flush()
+            with self._writing():
+                self._board.flush()
         checkpoint.write(self.folder / CHECKPOINT, self.plan, self.fit.state_dict())
 
     def finish(self) -> ControllerNotice:
@@ -120,18 +123,21 @@ class OfflineTraining:
         notes: dict[str, Any] = {
             "held_out": [asdict(e.provenance) | {"ticks": len(e)} for e in self.held_out],
             "training_bags": [bag.model_dump() for bag in self._learner.bags],
+            "not_used": [reason for _, reason in self.plan.refused],
         }
-        notice = self._learner.finish(self.fit.model, result, error, self.folder / "controller.onnx", notes)
-        if error is not None:
-            for i, (rmse, inside) in enumerate(zip(error.normalized_rmse, error.coverage_90, strict=True)):
-                self._tensorboard().add_scalar("open_loop/normalized_rmse_by_model_step", rmse, i + 1)
-                self._tensorboard().add_scalar("open_loop/coverage_90_by_model_step", inside, i + 1)
+        with self._writing():
+            notice = self._learner.finish(self.fit.model, result, error, self.folder / "controller.onnx", notes)
+            if error is not None:
+                for i, (rmse, inside) in enumerate(zip(error.normalized_rmse, error.coverage_90, strict=True)):
+                    self._tensorboard().add_scalar("open_loop/normalized_rmse_by_model_step", rmse, i + 1)
+                    self._tensorboard().add_scalar("open_loop/coverage_90_by_model_step", inside, i + 1)
         return notice
 
     def close(self) -> None:
         """Ends the event file."""
         if self._board is not None:
-            self._board.close()
+            with suppress(OSError):  # figures for people; a full disk has been said already
+                self._board.close()
             self._board = None
 
     def done_with(self) -> None:
@@ -139,6 +145,13 @@ class OfflineTraining:
         self.close()
         for path in (self.folder / CHECKPOINT, *self.folder.glob(f".{CHECKPOINT}.*")):  # the latter from writes that were killed
             path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written to: {error.strerror}: mend this, then go on with --resume") from None
 
     def _series(self) -> dict[str, list[float]]:
         return {

@@ -17,13 +17,12 @@ from wm_ros.viz.run_record import numbers, section
 from wm_ros.viz.theme import STAND_INS
 
 
-def write_training_report(folder: Path, contract: Contract, refused: list[tuple[str, str]]) -> Path:
+def write_training_report(folder: Path, contract: Contract) -> Path:
     """Writes `report.html` beside the `metrics.json` of a training; the file appears whole or not at all.
 
     Args:
         folder: of the training.
         contract: that was trained for.
-        refused: (bag, reason) of those that could not be used.
 
     Raises:
         UserError: a file cannot be read or written.
@@ -34,7 +33,7 @@ def write_training_report(folder: Path, contract: Contract, refused: list[tuple[
         name = contract.name.replace("_", " ")
         lead = f"{plural(metrics['episodes'], 'episode')} with {plural(metrics['transitions'], 'step')}. Seed {metrics['seed']}."
         parts = [page.heading(f"{name}: training from bags", lead), _tiles(metrics), _errors(metrics, contract), _fit(metrics)]
-        body = "\n".join([*parts, _data(metrics, refused)])
+        body = "\n".join([*parts, _data(metrics)])
         scratch = path.with_suffix(".html.part")
         scratch.write_text(page.page(f"{name}: training from bags", body), encoding="utf-8")
         scratch.replace(path)
@@ -90,11 +89,11 @@ def _fit(metrics: dict[str, Any]) -> str:
     return page.section("Fit", text, charts.inline_svg(figure, "training loss and validation error over gradient steps"))
 
 
-def _data(metrics: dict[str, Any], refused: list[tuple[str, str]]) -> str:
+def _data(metrics: dict[str, Any]) -> str:
     held = [[e["bag"], str(e["part"]), str(e["ticks"])] for e in metrics["held_out"]]
     content = page.facts([(b["path"], b["sha256"][:16]) for b in metrics["training_bags"]])
     if held:
         content += "<p></p><h2>Held out</h2>" + page.table(["bag", "part", "steps"], held)
-    if refused:
-        content += "<p></p><h2>Not used</h2>" + page.remarks([reason for _, reason in refused])
+    if metrics["not_used"]:
+        content += "<p></p><h2>Not used</h2>" + page.remarks(metrics["not_used"])
     return page.section("Bags", "Learned from these, with the hash that stands in the controller.", content)
