@@ -159,7 +159,9 @@ def test_a_full_disk_is_said_and_the_training_goes_on_when_there_is_room(
         patch.setattr(offline, "write_atomically", full)
         assert main.run(command(room, out)) == 2
     assert f"error: {out}: cannot be written to: No space left on device" in capsys.readouterr().err
-    assert main.run(["train", "--out", str(out), "--resume"]) == 0
+    new = write_cartpole(tmp_path / "new", 30)
+    assert main.run(command(room, out, "--bag", str(new), "--resume")) == 0
+    assert f"not learned from, since they were not there when this training began: {new}" in capsys.readouterr().out.splitlines()
     assert (out / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,22 @@ def test_a_bag_that_cannot_train_is_named_with_its_reason_and_the_others_are_use
     assert f"a copy of {good}" in reasons[str(copy)] and "no messages: was its publisher running?" in reasons[str(idle)]
     assert "2 ticks, a model step has 5: record longer episodes" in reasons[str(short)]
     assert all(str(path) in reason for path, reason in reasons.items())
+
+
+def test_memory_grows_by_what_is_kept_and_not_by_what_is_read(tmp_path: Path) -> None:
+    paths = [write_cartpole(tmp_path / f"b{n}", 300 + n) for n in range(7)]
+    bag_set.read(paths[:1], contract(), 2)  # fills the caches of message definitions
+    tracemalloc.start()
+    try:
+        bag_set.read(paths[:1], contract(), 2)
+        _, peak_of_one = tracemalloc.get_traced_memory()
+        found = bag_set.read(paths, contract(), 2)
+        _, peak_of_all = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    kept = sum(c.nbytes for bag in found.episodes for e in bag for c in (e.observation, e.action, e.reward, e.terminated, e.stamp))
+    read = sum(f.stat().st_size for path in paths for f in path.iterdir())
+    assert len(found.bags) == 7 and peak_of_all - peak_of_one < 2 * kept + 50_000 < read
 
 
 def test_paths_folders_and_globs_name_bags_each_once(tmp_path: Path) -> None:
