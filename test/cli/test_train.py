@@ -94,6 +94,15 @@ def test_a_folder_of_bags_becomes_a_controller_with_metrics_and_a_report(whole: 
     assert "Open-loop error and calibration" in report and "inside the 90 % interval" in report and "idle: /command: no messages" in report
 
 
+def test_a_single_bag_is_learned_from_and_the_report_says_that_nothing_was_measured(room: Path, tmp_path: Path) -> None:
+    out, only = tmp_path / "run", str(room / "bags" / "*_1")
+    begin = ["train", "--contract", "cartpole_swingup", "--bag", only, "--agent", str(room / "agent.yaml"), "--out", str(out)]
+    assert main.run(begin) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (metrics["episodes"], metrics["transitions"], metrics["held_out"], metrics["open_loop"]) == (1, 41, [], None)
+    assert "the model was not measured" in (out / "report.html").read_text()
+
+
 def test_tensorboard_reads_the_same_figures(whole: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
