@@ -20,7 +20,7 @@ EXECUTABLES = sorted(str(p) for p in Path("scripts").iterdir() if p.is_file())
 RUNTIME = ["numpy", "pydantic>=2.5", "PyYAML", "array-api-compat", "typing_extensions"]
 ROBOT = ["mcap", "zstandard", "lz4", "rosbags"]
 SIMULATION = ["mujoco>=3.2,<4"]
-TRAINING = ["torch>=2.6", "onnx", "onnxscript", "scipy", "safetensors"]
+TRAINING = ["torch>=2.6", "onnx", "onnxscript", "scipy", "safetensors", "tensorboard"]
 VIEW = ["rich", "tyro", "matplotlib", "pillow"]
 
 setup(

@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NODES = {"sim", "logger", "trainer", "mpc", "command_gate", "episode_manager", "visualizer"}
 
 WITHOUT_ROSDEP_KEY = {
-    "array-api-compat", "lz4", "mcap", "mujoco", "onnx", "onnxruntime", "onnxscript", "rosbags", "safetensors", "torch", "tyro"
+    "array-api-compat", "lz4", "mcap", "mujoco", "onnx", "onnxruntime", "onnxscript", "rosbags", "safetensors",
+    "tensorboard", "torch", "tyro",
 }  # fmt: skip
 """Named in package.xml's comment; pip brings them."""
 ROSDEP_NAMES = {

@@ -14,7 +14,7 @@ from wm_ros.contract import schema
 from wm_ros.contract.schema import Contract
 from wm_ros.models.dynamics import ObservationDynamics
 from wm_ros.models.ensemble import EnsembleConfig
-from wm_ros.training.fit import FitConfig, FitResult, Transitions, concatenated, fit, gaussian_loss, set_normalizers, transitions
+from wm_ros.training.fit import Fit, FitConfig, FitResult, Transitions, concatenated, fit, gaussian_loss, set_normalizers, transitions
 
 ENSEMBLE = EnsembleConfig(members=3, elites=2, layers=2, width=32)
 CONFIG = FitConfig(batch=128, steps=400, learning_rate=1e-2, check_every=50, patience=100)
@@ -101,6 +101,41 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     first, again, other = weights(2), weights(2), weights(3)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("after", [0, 7, 40, 55, 60])
+def test_a_fit_goes_on_from_its_saved_state_bit_for_bit(after: int) -> None:
+    data, config = linear_system(300, seed=1), replace(CONFIG, steps=60, check_every=20)
+    whole = fresh()
+    expected = fit(whole, data, config, seed=2)
+    first = Fit(fresh(), data, config, seed=2)
+    for _ in range(after):
+        first.step()
+    state = first.state_dict()
+    saved = {name: value.numpy().tobytes() for name, value in state.items()}
+    while not first.finished:
+        first.step()  # what goes on afterwards must not reach into what was saved
+    assert {name: value.numpy().tobytes() for name, value in state.items()} == saved
+    second = Fit(fresh(seed=9), data, config, seed=2)
+    second.load_state_dict(state)
+    assert second.done == after
+    while not second.finished:
+        second.step()
+    result = second.result()
+    assert (result.elites, result.train_loss, result.holdout_error) == (expected.elites, expected.train_loss, expected.holdout_error)
+    assert all(torch.equal(value, second.model.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_a_fit_that_stopped_early_is_still_at_its_end_when_it_goes_on() -> None:
+    data, config = linear_system(60, seed=1), replace(CONFIG, steps=2000, check_every=5, patience=2, learning_rate=0.3)
+    first, second = Fit(fresh(), data, config, seed=2), Fit(fresh(), data, config, seed=2)
+    while not first.finished:
+        first.step()
+    assert first.done < config.steps
+    second.load_state_dict(first.state_dict())
+    assert second.finished
+    first.result(), second.result()
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
 
 
 def test_stopping_early_brings_the_best_weights_back() -> None:

@@ -16,6 +16,7 @@ from wm_ros.cli.demo import Demo
 from wm_ros.cli.failure import RunFailure
 from wm_ros.cli.learn_check import LearnCheck
 from wm_ros.cli.report import Report
+from wm_ros.cli.train import Train
 from wm_ros.cli.up import Up
 from wm_ros.contract.errors import UserError
 
@@ -24,6 +25,7 @@ Command = (
     | Annotated[Up, tyro.conf.subcommand("up")]
     | Annotated[ContractCommand, tyro.conf.subcommand("contract")]
     | Annotated[BagCommand, tyro.conf.subcommand("bag")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[LearnCheck, tyro.conf.subcommand("learn-check")]

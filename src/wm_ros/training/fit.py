@@ -108,6 +108,150 @@ def set_normalizers(model: ObservationDynamics, data: Transitions) -> None:
             getattr(model, f"{name}_std").copy_(torch.from_numpy(np.maximum(values.std(axis=0), 1e-6)))
 
 
+class Fit:
+    """A fit in progress: everything that the next step depends on, so that it can be saved, and gone on with bit for bit."""
+
+    def __init__(self, model: ObservationDynamics, data: Transitions, config: FitConfig, seed: int) -> None:
+        """Sets the normalizers, splits the data and stands before the first step; arguments as of `fit`."""
+        self._started, self._seconds_before = time.monotonic(), 0.0
+        self.model, self.config = model, config
+        set_normalizers(model, data)
+        self._generator = torch.Generator().manual_seed(seed)
+        observation, actions, following = (
+            torch.from_numpy(np.ascontiguousarray(a)) for a in (data.observation, data.actions, data.following)
+        )
+        self._inputs = model.inputs(observation, actions)
+        self._targets = (following - observation - model.target_mean) / model.target_std
+        rows = len(data)
+        held = min(config.holdout_most, int(rows * config.holdout))
+        order = torch.randperm(rows, generator=self._generator)
+        holdout, training = order[:held], order[held:]
+        self._look_at = holdout if held else training[: config.holdout_most]
+        members, network = model.network.members, model.network
+        self._bootstrap = training[torch.randint(len(training), (members, len(training)), generator=self._generator)]
+        self._batch = min(config.batch, len(training))
+        decayed = {"params": list(network.weights), "weight_decay": config.weight_decay}
+        free = {"params": [*network.biases, network.log_variance_low, network.log_variance_high], "weight_decay": 0.0}
+        self._optimizer = torch.optim.AdamW([decayed, free], lr=config.learning_rate, fused=True)
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.1
+        )
+        self._member = torch.arange(members).unsqueeze(1)
+        self.done = 0
+        """Gradient steps so far."""
+        self.train_loss: list[float] = []
+        self.holdout_error: list[float] = []
+        self.learning_rates: list[float] = []
+        """At each look, for the step that follows."""
+        self._running, self._waited = 0.0, 0
+        self._best_error, self._best_members = float("inf"), torch.zeros(members)
+        self._best: dict[str, Tensor] = {}
+
+    @property
+    def finished(self) -> bool:
+        """All steps are done, or the fit stops early."""
+        return self.done >= self.config.steps or self._waited >= self.config.patience
+
+    def step(self) -> bool:
+        """One gradient step; True where it was followed by a look at the held-out data.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        network, rows = self.model.network, self._bootstrap.shape[1]
+        pick = self._bootstrap[self._member, torch.randint(rows, (network.members, self._batch), generator=self._generator)]
+        mean, log_variance = network(self._inputs[pick])
+        error = (mean - self._targets[pick]) ** 2
+        loss = gaussian_loss(error, log_variance)
+        loss = loss + self.config.bound_weight * (network.log_variance_high.sum() - network.log_variance_low.sum())
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        self._schedule.step()
+        self.done += 1
+        self._running += float(loss.detach())
+        if self.done % self.config.check_every and self.done != self.config.steps:
+            return False
+        self._look()
+        return True
+
+    def _look(self) -> None:
+        network, done = self.model.network, self.done
+        self.train_loss.append(self._running / ((done - 1) % self.config.check_every + 1))
+        self._running = 0.0
+        if not np.isfinite(loss := self.train_loss[-1]):
+            raise FloatingPointError(f"the training loss is {loss} after {done} steps: look for outliers in the recorded data")
+        with torch.no_grad():
+            mean, _ = network(self._inputs[self._look_at].expand(network.members, -1, -1))
+            per_member = ((mean - self._targets[self._look_at]) ** 2).mean(dim=(1, 2))
+        self.holdout_error.append(float(per_member.mean()))
+        self.learning_rates.append(float(self._optimizer.param_groups[0]["lr"]))
+        if self.holdout_error[-1] < self._best_error * 0.99:
+            self._best_error, self._best_members, self._waited = self.holdout_error[-1], per_member, 0
+            self._best = {k: v.clone() for k, v in network.state_dict().items()}
+        else:
+            self._waited += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that `step` changes and the normalizers, as copies; the split of the data comes from the seed again."""
+        group = self._optimizer.param_groups[0]
+        state = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        state |= {f"best.{k}": v for k, v in self._best.items()}
+        for index, moments in self._optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{index}.{k}": v for k, v in moments.items()}
+        state |= {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in _SERIES}
+        state["counters"] = torch.tensor([self.done, self._waited])
+        state["sums"] = torch.tensor([self._running, self._best_error, self._seconds()], dtype=torch.float64)
+        state["schedule"] = torch.tensor([group["lr"], *group["betas"]], dtype=torch.float64)
+        state["best_members"] = self._best_members
+        state["generator"] = self._generator.get_state()
+        return {k: v.detach().clone() for k, v in state.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Goes on where `state_dict` was taken of a fit of the same data, configuration and seed.
+
+        Raises:
+            KeyError: something is missing.
+            RuntimeError: sizes differ: of another model.
+        """
+        self.model.load_state_dict(_below(state, "model."))
+        self._best = _below(state, "best.")
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in _below(state, "optimizer.").items():
+            index, name = key.split(".")
+            moments.setdefault(int(index), {})[name] = value.clone()
+        rate, *betas = state["schedule"].tolist()
+        groups = [{**group, "lr": rate, "betas": tuple(betas)} for group in self._optimizer.state_dict()["param_groups"]]
+        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        for name in _SERIES:
+            setattr(self, name, state[name].tolist())
+        self.done, self._waited = state["counters"].tolist()
+        self._running, self._best_error, self._seconds_before = state["sums"].tolist()
+        self._schedule.load_state_dict({"last_epoch": self.done, "_step_count": self.done + 1, "_last_lr": [rate] * len(groups)})
+        self._best_members = state["best_members"].clone()
+        self._generator.set_state(state["generator"])
+        self._started = time.monotonic()
+
+    def result(self) -> FitResult:
+        """Brings the best weights back into the model."""
+        if self._best:
+            self.model.network.load_state_dict(self._best)
+        elites = [int(i) for i in torch.argsort(self._best_members)]
+        seconds = self._seconds()
+        samples = self.done * self.model.network.members * self._batch
+        return FitResult(elites, self.train_loss, self.holdout_error, self.done, seconds, samples / max(seconds, 1e-9))
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+
+_SERIES = ("train_loss", "holdout_error", "learning_rates")
+
+
+def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
 def fit(
     model: ObservationDynamics,
     data: Transitions,
@@ -127,66 +271,11 @@ def fit(
     Raises:
         FloatingPointError: the loss is not finite.
     """
-    started = time.monotonic()
-    set_normalizers(model, data)
-    generator = torch.Generator().manual_seed(seed)
-    observation, actions, following = (torch.from_numpy(np.ascontiguousarray(a)) for a in (data.observation, data.actions, data.following))
-    inputs = model.inputs(observation, actions)
-    targets = (following - observation - model.target_mean) / model.target_std
-    rows = len(data)
-    held = min(config.holdout_most, int(rows * config.holdout))
-    order = torch.randperm(rows, generator=generator)
-    holdout, training = order[:held], order[held:]
-    members = model.network.members
-    bootstrap = training[torch.randint(len(training), (members, len(training)), generator=generator)]
-    decayed = {"params": list(model.network.weights), "weight_decay": config.weight_decay}
-    free = {"params": [*model.network.biases, model.network.log_variance_low, model.network.log_variance_high], "weight_decay": 0.0}
-    optimizer = torch.optim.AdamW([decayed, free], lr=config.learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.1)
-    member = torch.arange(members).unsqueeze(1)
-    best_error, best_state, waited = float("inf"), None, 0
-    train_loss: list[float] = []
-    holdout_error: list[float] = []
-    best_members = per_member = torch.zeros(members)
-    running, done = 0.0, 0
-    batch = min(config.batch, len(training))
-    for done in range(1, config.steps + 1):
-        pick = bootstrap[member, torch.randint(len(training), (members, batch), generator=generator)]
-        mean, log_variance = model.network(inputs[pick])
-        error = (mean - targets[pick]) ** 2
-        loss = gaussian_loss(error, log_variance)
-        loss = loss + config.bound_weight * (model.network.log_variance_high.sum() - model.network.log_variance_low.sum())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        running += float(loss.detach())
-        if done % config.check_every and done != config.steps:
-            continue
-        train_loss.append(running / ((done - 1) % config.check_every + 1))
-        running = 0.0
-        if not np.isfinite(train_loss[-1]):
-            raise FloatingPointError(f"the training loss is {train_loss[-1]} after {done} steps: look for outliers in the recorded data")
-        with torch.no_grad():
-            look = holdout if held else training[: config.holdout_most]
-            mean, _ = model.network(inputs[look].expand(members, -1, -1))
-            per_member = ((mean - targets[look]) ** 2).mean(dim=(1, 2))
-        holdout_error.append(float(per_member.mean()))
-        if progress is not None:
-            progress(done, config.steps, train_loss[-1], holdout_error[-1])
-        if holdout_error[-1] < best_error * 0.99:
-            best_error, best_members, waited = holdout_error[-1], per_member, 0
-            best_state = {k: v.clone() for k, v in model.network.state_dict().items()}
-        else:
-            waited += 1
-            if waited >= config.patience:
-                break
-    if best_state is not None:
-        model.network.load_state_dict(best_state)
-    seconds = time.monotonic() - started
-    return FitResult(
-        [int(i) for i in torch.argsort(best_members)], train_loss, holdout_error, done, seconds, done * members * batch / max(seconds, 1e-9)
-    )
+    fitting = Fit(model, data, config, seed)
+    while not fitting.finished:
+        if fitting.step() and progress is not None:
+            progress(fitting.done, config.steps, fitting.train_loss[-1], fitting.holdout_error[-1])
+    return fitting.result()
 
 
 def gaussian_loss(squared_error: Tensor, log_variance: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from wm_ros.models.dynamics import ObservationDynamics
 from wm_ros.runtime.artifact import TrainingBag
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.training.config import AgentConfig
-from wm_ros.training.fit import concatenated, fit, transitions
+from wm_ros.training.fit import Fit, FitResult, concatenated, transitions
 from wm_ros.training.open_loop import OpenLoop, open_loop
 
 Report = Callable[[str, dict[str, Any]], None]
@@ -111,32 +111,63 @@ class PetsLearner:
         Raises:
             UserError: no episode is as long as a model step, or the exported file failed its checks.
         """
+        held_out = None if self._model is None else self.open_loop(self._model, self._unseen)
+        fitting = self.begin()
+        while not fitting.finished:
+            if fitting.step():
+                losses = {"train_loss": fitting.train_loss[-1], "holdout_loss": fitting.holdout_error[-1]}
+                self.report("training", {**self.counts, "epoch": fitting.done, "epochs": fitting.config.steps, **losses})
+        self._unseen = []
+        return self.finish(fitting.model, fitting.result(), held_out, self.path(self.version))
+
+    def begin(self) -> Fit:
+        """The fit of the next version to all episodes, before its first step.
+
+        Raises:
+            UserError: no episode is as long as a model step.
+        """
         settings = self.config.pets
         rows = [transitions(e.observation, e.action, settings.stride) for e in self.episodes if len(e) >= settings.stride]
         if not rows:
             raise UserError(f"no episode has {settings.stride} ticks, one model step: record longer episodes or set pets.stride lower")
-        held_out = self._open_loop(self._unseen)
-        self.version = version = max(0, self.version) + 1
-        common = self.counts
+        self.version = max(0, self.version) + 1
         model = dynamics(self.contract, settings, planning=False)
-        model.network.initialize(torch.Generator().manual_seed(self._seed(version, 0)))
+        model.network.initialize(torch.Generator().manual_seed(self._seed(self.version, 0)))
+        return Fit(model, concatenated(rows), self.config.fit, self._seed(self.version, 1))
 
-        def progress(done: int, steps: int, train_loss: float, holdout: float) -> None:
-            self.report("training", {**common, "epoch": done, "epochs": steps, "train_loss": train_loss, "holdout_loss": holdout})
+    def finish(
+        self,
+        model: ObservationDynamics,
+        result: FitResult,
+        held_out: OpenLoop | None,
+        path: Path,
+        notes: dict[str, Any] | None = None,
+    ) -> ControllerNotice:
+        """Exports a fitted model, checks it and writes its files.
 
-        result = fit(model, concatenated(rows), self.config.fit, self._seed(version, 1), progress)
-        self._model, self._unseen = model, []
+        Args:
+            model: with all members, of `begin`.
+            result: of its fit.
+            held_out: open-loop error, for the metrics.
+            path: of the controller; the other files go beside it.
+            notes: further entries of metrics.json.
+
+        Raises:
+            UserError: the exported file failed its checks: nothing is written.
+        """
+        version, common, self._model = self.version, self.counts, model
         self.report("exporting", common)
         started = time.monotonic()
         self.warm_up()
-        controller = PetsController(self.contract, settings)
+        controller = PetsController(self.contract, self.config.pets)
         controller.take(model, result.elites)
         origin = export.Origin(version, self.seed, len(self.episodes), tuple(self.bags))
-        written = export.write(self.path(version), self._graph, controller, self.contract, origin)
+        written = export.write(path, self._graph, controller, self.contract, origin)
+        export_s = time.monotonic() - started
         metrics = {
             **common,
             "train_s": result.seconds,
-            "export_s": time.monotonic() - started,
+            "export_s": export_s,
             "steps": result.steps,
             "samples_per_second": result.samples_per_second,
             "parity": written.parity,
@@ -149,8 +180,9 @@ class PetsLearner:
             "contract_hash": self.contract.hash,
             "config": asdict(self.config),
             "versions": export.versions(),
+            **(notes or {}),
         }
-        folder = self.path(version).parent
+        folder = path.parent
         write_atomically(folder / "model.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
         write_atomically(folder / "metrics.json", json.dumps(metrics, indent=1).encode())
         self.report(
@@ -163,7 +195,7 @@ class PetsLearner:
                 "metrics": {
                     "parity": written.parity,
                     "latency_p50_ms": written.latency_p50_ms,
-                    "export_s": metrics["export_s"],
+                    "export_s": export_s,
                     "open_loop_rmse": None if held_out is None else held_out.normalized_rmse[-1],
                     "open_loop_horizon_s": None if held_out is None else held_out.horizon_s[-1],
                 },
@@ -171,13 +203,11 @@ class PetsLearner:
         )
         return written.notice
 
-    def _open_loop(self, episodes: list[Episode]) -> OpenLoop | None:
-        """Error of the last model on episodes that it has not seen; None before there is one."""
-        if self._model is None:
-            return None
+    def open_loop(self, model: ObservationDynamics, episodes: list[Episode]) -> OpenLoop | None:
+        """Error of a model on episodes that it has not seen, over the planner's horizon; None where none is as long."""
         pairs = [(e.observation, e.action) for e in episodes]
         steps = self.config.pets.planner.horizon
-        return open_loop(self._model, pairs, steps, self.contract.control.period_s, self.contract.observation_names, self.seed)
+        return open_loop(model, pairs, steps, self.contract.control.period_s, self.contract.observation_names, self.seed)
 
     def _seed(self, version: int, purpose: int) -> int:
         return int(np.random.SeedSequence([self.seed, version, purpose]).generate_state(1)[0])

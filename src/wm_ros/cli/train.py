@@ -1,0 +1,239 @@
+"""wm-ros train: a controller from recorded bags, without a robot."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from wm_ros.bringup.interrupt import held_back
+from wm_ros.contract import schema
+from wm_ros.contract.errors import UserError
+
+if TYPE_CHECKING:
+    from wm_ros.data.bag_reader import Loss
+    from wm_ros.training.offline import OfflineTraining
+
+OUTPUTS = ("controller.onnx", "model.safetensors", "metrics.json", "metrics.csv", "report.html")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a controller from recorded bags. Ctrl-C stops; --resume goes on, also after a crash, as if nothing had happened."""
+
+    out: Path
+    """Folder for the controller, metrics and report; must not have a training in it, except with --resume."""
+    contract: str = ""
+    """Contract file, or the name of a shipped contract. With --resume it may be left out."""
+    bag: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
+    """rosbag2 directories, storage files, folders of bags, or globs. With --resume the bags are those that it began with."""
+    agent: str | None = None
+    """Agent configuration: a YAML file, or the name of one in config/agents; by default pets."""
+    seed: int | None = None
+    """Of the held-out episodes, the first weights, and every draw; by default 0."""
+    resume: bool = False
+    """Go on with the training in the folder, with the settings that it began with."""
+    holdout: float = 0.1
+    """Share of the episodes held out to measure the model, at least one where there are two or more; 0 trains on all."""
+    checkpoint_every: int = 500
+    """Gradient steps between checkpoints."""
+    threads: int = 1
+    """Of torch; 0 takes every core, which pays for larger networks only."""
+    namespace: str = ""
+    """Of the robot's topics in the bags."""
+    force: bool = False
+    """Take bags that were recorded under another contract."""
+
+    def run(self) -> int:
+        """Trains, and says where everything is."""
+        self._check()
+        folder = self.out.expanduser()
+        finished = (folder / "metrics.json").is_file() and not (folder / "checkpoint.safetensors").is_file()
+        if self.resume and finished:
+            print(f"{folder}: this training is finished; the controller is {folder / 'controller.onnx'}")
+            return 0
+        show = Display()
+        try:
+            training = self._resumed(folder, show) if self.resume else self._begun(folder, show)
+            try:
+                self._fit(training, show)
+                show.line("measuring, exporting, checking the controller")
+                training.finish()
+                from wm_ros.viz.training_report import write_training_report
+
+                write_training_report(folder, training.contract)
+                training.done_with()
+            except KeyboardInterrupt:
+                with held_back():
+                    training.save()
+                again = f"wm-ros train --out {shlex.quote(str(self.out))} --resume"
+                raise KeyboardInterrupt(
+                    f"stopped after {training.fit.done} of {training.fit.config.steps} steps; the checkpoint is in {folder}; "
+                    f"go on with: {again}"
+                ) from None
+            finally:
+                training.close()
+        finally:
+            show.close()
+        print(f"controller {folder / 'controller.onnx'}\nreport     {folder / 'report.html'}")
+        print(f"metrics    {folder / 'metrics.json'}, metrics.csv, tensorboard/")
+        return 0
+
+    def _check(self) -> None:
+        if not self.resume and not (self.contract and any(self.bag)):
+            missing = "contract" if not self.contract else "bag"
+            raise UserError(f"{missing}: missing: give --contract and --bag, or --resume to go on with the training in {self.out}")
+        if not 0.0 <= self.holdout < 1.0:
+            raise UserError(f"holdout: {self.holdout} must be at least 0 and below 1")
+        if self.checkpoint_every < 1 or self.threads < 0:
+            raise UserError("checkpoint_every must be at least 1, threads at least 0")
+
+    def _begun(self, folder: Path, show: Display) -> OfflineTraining:
+        from wm_ros.export.controller import versions
+        from wm_ros.training import bag_set, config
+        from wm_ros.training.checkpoint import Plan
+        from wm_ros.training.offline import CHECKPOINT, OfflineTraining
+
+        contract, agent = schema.load(self.contract), config.load(self.agent or "pets")
+        paths, nothing = bag_set.find(pattern for patterns in self.bag for pattern in patterns)
+        _make(folder, (*OUTPUTS, CHECKPOINT))
+        show.begin("reading bags", len(paths))
+        data = bag_set.read(
+            paths,
+            contract,
+            agent.pets.stride,
+            namespace=self.namespace,
+            force=self.force,
+            on_bag=lambda path: show.advance(),
+            on_loss=lambda loss: show.line(_lost(loss)),
+        )
+        refused = [*nothing, *data.refused]
+        for _, reason in refused:
+            show.line(f"not used: {reason}")
+        if not data.bags:
+            raise UserError(f"bag: none of {len(refused)} can train {contract.name}: see above, and `wm-ros bag check`")
+        plan = Plan(
+            contract=contract.canonical_json(),
+            agent=agent,
+            bags=tuple(data.bags),
+            refused=tuple(refused),
+            versions=versions(),
+            seed=self.seed or 0,
+            holdout=self.holdout,
+            namespace=self.namespace,
+            force=self.force,
+            threads=self.threads or os.cpu_count() or 1,
+        )
+        training = OfflineTraining(plan, data, folder, self.checkpoint_every)
+        training.save()
+        kept = [e for episodes in training.training for e in episodes]
+        show.line(
+            f"{len(data.bags)} of {len(paths) + len(nothing)} bags, {len(kept)} episodes with {sum(map(len, kept))} steps to learn from, "
+            f"{len(training.held_out)} held out"
+        )
+        return training
+
+    def _resumed(self, folder: Path, show: Display) -> OfflineTraining:
+        from wm_ros.export.controller import versions
+        from wm_ros.training import bag_set, checkpoint, config
+        from wm_ros.training.offline import CHECKPOINT, OfflineTraining
+
+        path = folder / CHECKPOINT
+        plan, _ = checkpoint.read(path)
+        differing = [
+            name
+            for name, differs in (
+                ("contract", bool(self.contract) and schema.load(self.contract).canonical_json() != plan.contract),
+                ("agent", self.agent is not None and config.load(self.agent) != plan.agent),
+                ("seed", self.seed is not None and self.seed != plan.seed),
+            )
+            if differs
+        ]
+        if differing:
+            raise UserError(f"{path}: was begun with another {' and '.join(differing)}: leave that option away, or begin in another folder")
+        named, _ = bag_set.find(pattern for patterns in self.bag for pattern in patterns)
+        known = {bag.path for bag in plan.bags} | {path for path, _ in plan.refused}
+        new = [str(path) for path in named if str(path) not in known]
+        if new:
+            show.line(f"not learned from, since they were not there when this training began: {', '.join(new)}")
+        if plan.versions != versions():
+            show.line(f"warning: begun with {plan.versions}, now {versions()}: the last bits may differ")
+        show.begin("reading bags", len(plan.bags))
+        training = OfflineTraining.resume(folder, self.checkpoint_every, lambda path: show.advance())
+        show.line(f"going on after {training.fit.done} of {training.fit.config.steps} steps")
+        return training
+
+    def _fit(self, training: OfflineTraining, show: Display) -> None:
+        fit = training.fit
+        show.begin("training", fit.config.steps, fit.done)
+        started = time.monotonic()
+        while not training.finished:
+            with held_back():  # an interrupt in the middle of a step would leave half of it in the checkpoint
+                looked = training.step()
+            show.advance()
+            if looked:
+                figures = f"loss {fit.train_loss[-1]:.3f}, validation error {fit.holdout_error[-1]:.4f}"
+                show.look(figures, f"step {fit.done} of {fit.config.steps}: {figures}, {time.monotonic() - started:.1f} s")
+
+
+class Display:
+    """A progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        if sys.stdout.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, TextColumn("{task.fields[figures]}"))
+            self._bar.start()
+
+    def begin(self, name: str, total: int, done: int = 0) -> None:
+        """A new bar."""
+        if self._bar is not None:
+            self._task = self._bar.add_task(name, total=total, completed=done, figures="")
+        else:
+            print(f"{name}: {total - done}", flush=True)
+
+    def advance(self) -> None:
+        """One more."""
+        if self._bar is not None:
+            self._bar.advance(self._task)
+
+    def look(self, figures: str, line: str) -> None:
+        """Figures for the bar, or a line where there is none."""
+        if self._bar is not None:
+            self._bar.update(self._task, figures=figures)
+        else:
+            print(line, flush=True)
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _make(folder: Path, outputs: tuple[str, ...]) -> None:
+    there = [name for name in outputs if (folder / name).exists()]
+    if there:
+        raise UserError(f"out: {folder} has a training in it ({there[0]}): go on with it by --resume, or give another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out: {folder}: {error.strerror}: give another folder") from None
+
+
+def _lost(loss: Loss) -> str:
+    return f"warning: {loss.path}: {loss.bytes} bytes are lost: {loss.reason}"

@@ -1,0 +1,72 @@
+"""One file from which an offline training goes on bit for bit: what is trained on, and how far it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from wm_ros.contract.errors import UserError
+from wm_ros.export.template import write_atomically
+from wm_ros.runtime.artifact import TrainingBag
+from wm_ros.training.config import AgentConfig
+
+_KEY = "wm_ros"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides how a training comes out."""
+
+    contract: str
+    """Canonical JSON."""
+    agent: AgentConfig
+    bags: tuple[TrainingBag, ...]
+    """In the order in which their episodes are learned from."""
+    refused: tuple[tuple[str, str], ...]
+    """(bag, reason) of those that could not be used."""
+    versions: dict[str, str]
+    """Of the packages whose arithmetic shapes the result."""
+    seed: int = 0
+    holdout: float = 0.1
+    """Share of the episodes that are kept from training, to measure the model."""
+    namespace: str = ""
+    force: bool = False
+    threads: int = 1
+    """Of torch: sums are split among them, so another number gives other last bits."""
+    format: Literal[1] = 1
+
+
+def write(path: Path, plan: Plan, state: dict[str, Tensor]) -> None:
+    """Writes the file whole, or leaves the old one.
+
+    Raises:
+        UserError: there is no room, or no permission.
+    """
+    data = save(state, {_KEY: TypeAdapter(Plan).dump_json(plan).decode()})
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}: mend this, then go on with --resume") from None
+
+
+def read(path: Path) -> tuple[Plan, dict[str, Tensor]]:
+    """Reads what `write` wrote; no pickle.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, so there is nothing to go on with: leave --resume away to begin")
+    try:
+        with safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            return TypeAdapter(Plan).validate_json((file.metadata() or {})[_KEY]), state
+    except (OSError, SafetensorError, KeyError, ValidationError) as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f"{path}: damaged, or of another version: {why}: begin anew in another folder") from None
