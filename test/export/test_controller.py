@@ -24,7 +24,6 @@ from wm_ros.export.controller import Origin
 from wm_ros.runtime.artifact import TrainingBag
 from wm_ros.runtime.controller import ControllerSession
 
-
 SAMPLING = replace(PETS, sample=True, propagation="TS1", planner=replace(PETS.planner, pessimism=0.5))
 
 
