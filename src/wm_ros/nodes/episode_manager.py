@@ -20,7 +20,7 @@ from wm_ros.contract.announcements import ControllerNotice, EpisodeState
 from wm_ros.contract.assembler import Assembler, BadMessage, stamp_ns
 from wm_ros.contract.commands import read_message
 from wm_ros.contract.errors import UserError
-from wm_ros.nodes.base import LATCHED_QOS, LOCKSTEP_QOS, OK, SENSOR_QOS, WARN, Param, WmNode, run, steady_ns
+from wm_ros.nodes.base import LATCHED_QOS, LOCKSTEP_QOS, OK, WARN, Param, WmNode, run, steady_ns
 from wm_ros.nodes.messages import float64_array, message_class
 from wm_ros.runtime.episode_tracker import EpisodeTracker, Step
 
@@ -36,6 +36,8 @@ ACKNOWLEDGE_S = 0.5
 TIMER_S = 0.05
 # In lockstep the robot does not wait for this node, so what comes while it is busy must not push anything out.
 DEEP_QOS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
+DEEP_SENSOR_QOS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST)
+"""Every observation counts for the reward, also those that come while this node waits for a state to be acknowledged."""
 BUFFERED = 100_000
 """Observations kept while the answer to the reset is on its way; in lockstep the robot does not wait for this node."""
 
@@ -72,7 +74,7 @@ class EpisodeManager(WmNode):
                 message_class(channel.type),
                 channel.topic,
                 lambda message, name=channel.name: self._on_sensor(name, message),
-                DEEP_QOS if self.lockstep else SENSOR_QOS,
+                DEEP_QOS if self.lockstep else DEEP_SENSOR_QOS,
             )
         self.create_subscription(JointState, contract.action.topic, self._on_command, DEEP_QOS)
         self.create_subscription(String, "mpc/controller", self._on_controller, LATCHED_QOS)
