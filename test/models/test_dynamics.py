@@ -155,3 +155,16 @@ def test_ts1_draws_every_member_equally_often() -> None:
     counts = torch.bincount(model._drawn_members(normal), minlength=TINY.members)
     assert len(counts) == TINY.members and (counts / len(normal) - 1 / TINY.members).abs().max() < 0.01
     assert set(model._drawn_members(torch.tensor([-40.0, 40.0])).tolist()) == {0, TINY.members - 1}
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_a_single_step_is_the_mean_over_members_of_the_first_of_a_rollout(stride: int) -> None:
+    model = random_dynamics(stride, sample=False)
+    given = actions(1, 4)
+    stepped = model.step(start().expand(4, 5), given[0])
+    imagined = model.rollout(start(), given, None)
+    following = imagined.observation[0].mean(dim=0)
+    following[:, [SIN, COS]] /= following[:, [SIN, COS]].norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(stepped.observation, following, atol=1e-5, rtol=1e-5)
+    expected = stride * reward_function(contract())(start().expand(4, 5), given[0], following)
+    torch.testing.assert_close(stepped.reward, torch.as_tensor(expected), atol=1e-5, rtol=1e-5)

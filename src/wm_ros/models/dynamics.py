@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wm_ros.contract.functions import reward_function, termination_function
 from wm_ros.contract.schema import Contract
 from wm_ros.models.ensemble import EnsembleConfig, GaussianEnsemble
-from wm_ros.models.world_model import Imagined
+from wm_ros.models.world_model import Imagined, Step
 
 
 @dataclass(frozen=True)
@@ -150,11 +150,30 @@ class ObservationDynamics(nn.Module):
         held = actions.unsqueeze(1).expand(horizon, self.members, candidates, self.action_size)
         reward = self.stride * self._reward(before, held, after)
         if self._limits is not None:
-            beyond = torch.abs((after - self._range_middle) * self._range_inverse_half) - (1.0 - self._limits.margin)
-            reward = reward - self.stride * self._limits.weight / self._limits.margin * torch.relu(beyond).sum(dim=-1)
+            reward = reward - self._limit_cost(after)
         if self._termination is None:
             return Imagined(after, reward, None)
         return Imagined(after, reward, torch.cumprod(1.0 - self._termination(before, held, after).to(reward.dtype), dim=0))
+
+    def step(self, observation: Tensor, action: Tensor) -> Step:
+        """See `WorldModel.step`."""
+        rows = observation.shape[0]
+        held = action.unsqueeze(1).expand(rows, self.stride, self.action_size)
+        after = self.predict(
+            observation.expand(self.members, rows, self.observation_size), held.expand(self.members, rows, self.stride, self.action_size), None
+        )
+        following = self._on_circle(after.mean(dim=0))
+        reward = self.stride * self._reward(observation, action, following) - self._limit_cost(following)
+        if self._termination is None:
+            return Step(following, reward, None)
+        return Step(following, reward, 1.0 - self._termination(observation, action, following).to(reward.dtype))
+
+    def _limit_cost(self, observation: Tensor) -> Tensor:
+        """What a model step pays `[...]` for ending at `observation [..., O]`, near the ends of the contract's ranges."""
+        if self._limits is None:
+            return observation.new_zeros(observation.shape[:-1])
+        beyond = torch.abs((observation - self._range_middle) * self._range_inverse_half) - (1.0 - self._limits.margin)
+        return self.stride * self._limits.weight / self._limits.margin * torch.relu(beyond).sum(dim=-1)
 
     def _drawn_members(self, normal: Tensor) -> Tensor:
         """Members `[M]`, each equally likely, from standard normal numbers `[M]`: for each member, whose particles it takes over."""

@@ -18,6 +18,17 @@ class Imagined(NamedTuple):
     """`[H, M, N]`, 1 where the episode goes on after the step, 0 where it has terminated; None for a task that never terminates."""
 
 
+class Step(NamedTuple):
+    """One model step of B states, without noise."""
+
+    observation: Tensor
+    """`[B, O]`, contract units."""
+    reward: Tensor
+    """`[B]`, summed over the step's ticks."""
+    going_on: Tensor | None
+    """`[B]`, 1 where the episode goes on, 0 where it has terminated; None for a task that never terminates."""
+
+
 class WorldModel(Protocol):
     """Pure dynamics: no hidden state, no hidden randomness.
 
@@ -35,3 +46,9 @@ class WorldModel(Protocol):
 
     def rollout(self, observation: Tensor, actions: Tensor, noise: Tensor | None) -> Imagined:
         """Imagines from `observation [O]` under `actions [H, N, A]` (contract units), each held for `stride` ticks."""
+
+    def step(self, observation: Tensor, action: Tensor) -> Step:
+        """One step from each of `observation [B, O]` under `action [B, A]` (contract units), held for `stride` ticks: the mean over members.
+
+        For planners that look at single transitions: local linear models (iLQR) and trees (MCTS).
+        """
