@@ -7,6 +7,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,7 +36,7 @@ class MonitoredSystem:
     def __init__(
         self, processes: Sequence[Process], log_directory: Path, environment: Mapping[str, str] | None = None, *, patience_s: float = 120.0
     ) -> None:
-        self._processes, self._patience_s = tuple(processes), patience_s
+        self._processes, self._patience_s = tuple(_heard_by_monitor(p) for p in processes), patience_s
         self.supervisor = Supervisor(log_directory, environment)
         self._pipe = -1
 
@@ -79,6 +80,14 @@ class MonitoredSystem:
             if time.monotonic() - moved > self._patience_s:
                 where = self.supervisor.log_directory
                 raise SystemFailure(f"nothing has happened for {self._patience_s:.0f} s while waiting for {awaited()}; logs are in {where}")
+
+
+def _heard_by_monitor(process: Process) -> Process:
+    """The episode manager begins only once the monitor hears it: a missed episode would be waited for in vain."""
+    if not isinstance(process, NodeProcess) or process.name != "episode_manager":
+        return process
+    others = process.parameters.get("awaits")
+    return replace(process, parameters={**process.parameters, "awaits": f"{others},monitor" if others else "monitor"})
 
 
 def monitor_of(processes: Sequence[Process]) -> NodeProcess:

@@ -119,10 +119,20 @@ def describe(options: SystemOptions) -> tuple[Process, ...]:
     """
     schema.load(options.contract)  # once here, so that it is said once, and not by every node
     nodes: list[Process] = []
+    logger, sim = ["logger"] * options.record, ["sim"] * options.simulate
     if options.simulate:
         # The clock's source must not follow it.
-        nodes.append(_node(options, "sim", publish_clock=options.use_sim_time, headless=options.headless, use_sim_time=False))
-    nodes.append(_node(options, "command_gate"))
+        nodes.append(
+            _node(
+                options,
+                "sim",
+                publish_clock=options.use_sim_time,
+                headless=options.headless,
+                awaits=",".join(["command_gate", "mpc", "episode_manager", *logger]),
+                use_sim_time=False,
+            )
+        )
+    nodes.append(_node(options, "command_gate", awaits=",".join(["episode_manager", *sim, *logger])))
     nodes.append(_node(options, "mpc", controller=_absolute(options.controller)))
     if options.record:
         nodes.append(_node(options, "logger", directory=str(Path(options.run_directory).expanduser().resolve() / "bags")))
@@ -138,6 +148,7 @@ def describe(options: SystemOptions) -> tuple[Process, ...]:
             # A controller that the user names drives all episodes: nobody counts its version up.
             wait_for_model=not (options.controller and options.episodes),
             has_sim=options.simulate,
+            awaits=",".join(logger),
         )
     )
     nodes += _view(options)

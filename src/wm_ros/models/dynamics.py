@@ -158,10 +158,8 @@ class ObservationDynamics(nn.Module):
     def step(self, observation: Tensor, action: Tensor) -> Step:
         """See `WorldModel.step`."""
         rows = observation.shape[0]
-        held = action.unsqueeze(1).expand(rows, self.stride, self.action_size)
-        after = self.predict(
-            observation.expand(self.members, rows, self.observation_size), held.expand(self.members, rows, self.stride, self.action_size), None
-        )
+        held = action.unsqueeze(1).expand(self.members, rows, self.stride, self.action_size)
+        after = self.predict(observation.expand(self.members, rows, self.observation_size), held, None)
         following = self._on_circle(after.mean(dim=0))
         reward = self.stride * self._reward(observation, action, following) - self._limit_cost(following)
         if self._termination is None:

@@ -48,7 +48,7 @@ class WorldModel(Protocol):
         """Imagines from `observation [O]` under `actions [H, N, A]` (contract units), each held for `stride` ticks."""
 
     def step(self, observation: Tensor, action: Tensor) -> Step:
-        """One step from each of `observation [B, O]` under `action [B, A]` (contract units), held for `stride` ticks: the mean over members.
+        """One step from each of `observation [B, O]` under `action [B, A]` (contract units) for `stride` ticks: the mean over members.
 
         For planners that look at single transitions: local linear models (iLQR) and trees (MCTS).
         """

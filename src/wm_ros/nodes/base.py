@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 
 from wm_ros.contract import schema
@@ -58,6 +59,9 @@ COMMON = {
     "mode": Param("realtime", "realtime: steady clock; lockstep: each step waits for its command", choices=("realtime", "lockstep")),
     "seed": Param(0, "Seed of every random draw of this node", low=0, high=2**31 - 1),
 }
+
+
+AWAITS = Param("", "Nodes that must listen before this one begins, with commas between them: who starts late misses nothing then")
 
 
 def sensor_qos(mode: str) -> QoSProfile:
@@ -120,6 +124,22 @@ class WmNode(LifecycleNode):
     @property
     def lockstep(self) -> bool:
         return bool(self.param("mode") == "lockstep")
+
+    def unheard(self, publishers: Iterable[Publisher]) -> str:
+        """Which of the nodes in the parameter `awaits` do not receive yet what is published; empty once all do.
+
+        Discovery takes its time on a busy machine, and what a publisher sends before it is matched is lost to that subscriber.
+        """
+        awaited = [name.strip() for name in str(self.param("awaits")).split(",") if name.strip()]
+        for publisher in publishers if awaited else ():
+            topic = publisher.topic_name
+            there = [i for i in self.get_subscriptions_info_by_topic(topic) if _match(publisher.qos_profile, i.qos_profile)]
+            missing = sorted({*awaited} - {info.node_name for info in there})
+            if missing:
+                return f"{', '.join(missing)} to listen to {topic}"
+            if publisher.get_subscription_count() < len(there):
+                return f"the listeners of {topic} to be matched"
+        return ""
 
     # ---- lifecycle ------------------------------------------------------------------------------------------------
 
@@ -236,6 +256,13 @@ class WmNode(LifecycleNode):
         array = DiagnosticArray(status=[status])
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics_publisher.publish(array)
+
+
+def _match(offered: QoSProfile, wanted: QoSProfile) -> bool:
+    """Whether a subscriber gets anything from such a publisher; rclpy's own check takes an endless deadline for a demand."""
+    reliable = wanted.reliability != ReliabilityPolicy.RELIABLE or offered.reliability == ReliabilityPolicy.RELIABLE
+    kept = wanted.durability != DurabilityPolicy.TRANSIENT_LOCAL or offered.durability == DurabilityPolicy.TRANSIENT_LOCAL
+    return bool(reliable and kept)
 
 
 def _descriptor(param: Param) -> ParameterDescriptor:

@@ -22,6 +22,7 @@ class CommandGateNode(base.WmNode):
     """Thin: every judgement is `runtime.gate`."""
 
     parameters: Mapping[str, Param] = {
+        "awaits": base.AWAITS,
         "lockstep_timeout_s": Param(5.0, "Lockstep: hold answers an observation that has waited this long", low=0.01, high=3600.0),
     }
 
@@ -124,8 +125,11 @@ class CommandGateNode(base.WmNode):
     def _not_ready(self) -> str:
         """Why arming would only mean holding: sensors and controller must be heard first. In lockstep they wait for the reset."""
         assert self._gate is not None
-        if self.lockstep or self._gate.armed:
+        if self._gate.armed:
             return ""
+        awaited = self.unheard((self._command,))
+        if awaited or self.lockstep:
+            return f"still waiting for {awaited}" if awaited else ""
         now, safety = base.steady_ns(), self.contract.safety
         age = self._gate.observation_age_ns(now)
         if age is None or age > safety.max_observation_age_s * 1e9:

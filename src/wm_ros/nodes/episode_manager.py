@@ -20,7 +20,7 @@ from wm_ros.contract.announcements import ControllerNotice, EpisodeState
 from wm_ros.contract.assembler import Assembler, BadMessage, stamp_ns
 from wm_ros.contract.commands import read_message
 from wm_ros.contract.errors import UserError
-from wm_ros.nodes.base import LATCHED_QOS, LOCKSTEP_QOS, OK, WARN, Param, WmNode, run, steady_ns
+from wm_ros.nodes.base import AWAITS, LATCHED_QOS, LOCKSTEP_QOS, OK, WARN, Param, WmNode, run, steady_ns
 from wm_ros.nodes.messages import float64_array, message_class
 from wm_ros.runtime.episode_tracker import EpisodeTracker, Step
 
@@ -55,6 +55,7 @@ class EpisodeManager(WmNode):
         "wait_for_model": Param(True, "Training episode k waits for controller version >= k, evaluation for version >= auto"),
         "has_sim": Param(True, "Reset and pause a simulator; without, an episode starts at the next observation"),
         "observation_timeout_s": Param(1.0, "Real time: an episode without observations for so long is stopped, s", low=0.05, high=600.0),
+        "awaits": AWAITS,
         "purpose": Param("train", "What episodes by ~/start are for", choices=("train", "evaluate"), live=True),
     }
 
@@ -133,7 +134,7 @@ class EpisodeManager(WmNode):
                 self._waiting_for = "" if self._state is None or self._state.finished else "~/start"
                 return
             self._phase = "controller"
-        if self._phase == "controller" and self._controller_is_ready():
+        if self._phase == "controller" and self._controller_is_ready() and self._is_heard():
             self._begin()
         if self._phase == "arm":
             self._request(self._arm, SetBool.Request(data=True), self._armed)
@@ -160,6 +161,12 @@ class EpisodeManager(WmNode):
         wanted = "mpc/controller" if needed is None else f"mpc/controller version {needed}"
         self._waiting_for = f"{wanted} ({f'version {have.version}' if have else 'none yet'})"
         return False
+
+    def _is_heard(self) -> bool:
+        """A recorder that has not found this node yet would miss the episode."""
+        awaited = self.unheard((self._episode_publisher, self._step_publisher))
+        self._waiting_for = awaited
+        return not awaited
 
     def _begin(self) -> None:
         purpose = self._wanted()

@@ -19,7 +19,7 @@ from wm_ros.contract import resources
 from wm_ros.contract.assembler import BadMessage, stamp_ns
 from wm_ros.contract.commands import read_message
 from wm_ros.contract.errors import UserError
-from wm_ros.nodes.base import ERROR, OK, SENSOR_QOS, WARN, Param, WmNode, command_qos, run, sensor_qos, steady_ns
+from wm_ros.nodes.base import AWAITS, ERROR, OK, SENSOR_QOS, WARN, Param, WmNode, command_qos, run, sensor_qos, steady_ns
 from wm_ros.nodes.messages import time_message
 from wm_ros.runtime.statistics import Durations
 from wm_ros.sim import render
@@ -48,6 +48,7 @@ class SimNode(WmNode):
         "real_time_factor": Param(1.0, "Simulated seconds per second, in mode realtime", low=0.01, high=100.0, live=True),
         "headless": Param(True, "No pictures; false: camera/image_raw as seen by the contract's camera"),
         "camera_rate_hz": Param(10.0, "Pictures per second, at most", low=0.1, high=120.0),
+        "awaits": AWAITS,
         "publish_clock": Param(False, "Publish /clock; only one node of a graph may"),
         "fault": Param("none", "Fault put into sensors or commands", choices=(*SENSOR_FAULTS, COMMAND_LOSS), live=True),
         "fault_probability": Param(1.0, "Share of messages lost by fault dropout", low=0.0, high=1.0, live=True),
@@ -240,6 +241,10 @@ class SimNode(WmNode):
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if not self._accepts(response):
+            return response
+        awaited = self.unheard(self._sensors.values())
+        if awaited:
+            response.success, response.message = False, f"still waiting for {awaited}"
             return response
         with self._lock:
             self._resets += 1
