@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from peer import Peer, Process, contract_file, running
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import SetBool, Trigger
@@ -111,6 +113,24 @@ def slider_effort(message: JointState) -> float:
 
 
 # ---- lockstep ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_episode_begins_before_those_who_must_hear_it_listen(tmp_path: Path) -> None:
+    robot = Robot("sim_awaits", "lockstep")
+    try:
+        with running("sim", robot.namespace, tmp_path / "log", mode="lockstep", awaits="recorder, peer"):
+            robot.wait(lambda: robot.node.count_publishers("joint_states"), "the simulator's sensors")
+            refused = robot.call(Trigger, "sim/reset")
+            assert not refused.success and "recorder" in refused.message and "joint_states" in refused.message
+            # As messages that nobody may miss are subscribed to, and as those are that take what comes.
+            for reliability in (ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT):
+                late = rclpy.create_node("recorder", namespace=robot.namespace, context=robot.context)
+                late.create_subscription(JointState, "joint_states", lambda m: None, QoSProfile(depth=5, reliability=reliability))
+                robot.wait(lambda: robot.call(Trigger, "sim/reset").success, "the simulator to begin")
+                late.destroy_node()
+                robot.wait(lambda: not robot.call(Trigger, "sim/reset").success, "the simulator to miss the recorder")
+    finally:
+        robot.close()
 
 
 def test_an_episode_through_the_node_equals_the_headless_one_bit_for_bit(lockstep: Robot) -> None:
