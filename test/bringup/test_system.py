@@ -128,3 +128,11 @@ def test_the_trainer_alone_can_run_beside_another_system() -> None:
 def test_every_option_is_explained() -> None:
     docs = field_docs(SystemOptions)
     assert {f.name for f in fields(SystemOptions)} == set(docs) and all(docs.values())
+
+
+def test_only_nodes_that_run_are_awaited() -> None:
+    whole = nodes(SystemOptions())
+    assert "logger" in whole["episode_manager"].parameters["awaits"] and "sim" in whole["command_gate"].parameters["awaits"]
+    robot = nodes(SystemOptions(record=False, simulate=False))
+    awaited = {name for p in robot.values() for name in p.parameters.get("awaits", "").split(",") if name}
+    assert awaited <= set(robot)
