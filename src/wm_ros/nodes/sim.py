@@ -33,8 +33,8 @@ from wm_ros.sim.timeline import SECOND_NS, Timeline
 
 REMIND_S = 0.5
 """A lockstep observation that nobody answered is published again after this time: its receiver may just have been started."""
-CLOCK_LOOKOUT_S = 1.0
-"""How long other publishers of /clock are looked for before this node becomes one."""
+CLOCK_LOOKOUT_S = 3.0
+"""How long other publishers of /clock are looked for before this node becomes one: discovery on a busy machine takes as long."""
 COMMAND_LOSS = "command_loss"
 
 
