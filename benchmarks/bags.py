@@ -21,13 +21,12 @@ from rosbags.rosbag2 import Reader
 from wm_ros.cli.bench import Result
 from wm_ros.contract import schema
 from wm_ros.contract.schema import Channel, Contract, Feature
-from wm_ros.data.align import episodes_of
+from wm_ros.data.align import read_episodes
 from wm_ros.data.bag_reader import Bag
 from wm_ros.data.bag_writer import BagWriter
 from wm_ros.data.columns import ColumnDecoder
 from wm_ros.data.qos import Qos
 from wm_ros.data.recorder import ClosedBag, RecordedTopic, Recorder, RecorderOptions
-from wm_ros.data.recording import read_recording
 from wm_ros.data.ros_types import schema_text, standard_store
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
@@ -170,7 +169,7 @@ def convert_once(kind: str, path: str) -> None:
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
     start = time.perf_counter()
     if kind == "ours":
-        episodes = episodes_of(read_recording(Bag(path), wanted), wanted)
+        episodes = read_episodes(path, wanted)
         small = episodes[0].observation
     else:
         # What a user writes with rosbags: every message to arrays, then the newest at each tick.

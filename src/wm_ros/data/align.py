@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,18 @@ from wm_ros.contract.announcements import EpisodeState
 from wm_ros.contract.assembler import encode
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
+from wm_ros.data import thin
 from wm_ros.data.bag_reader import Bag, Loss
 from wm_ros.data.columns import ChannelColumns
 from wm_ros.data.episode import Episode, Provenance
 from wm_ros.data.policy import sample
-from wm_ros.data.recording import CLOCK_JUMP_NS, Recording, check_contract, read_recording
+from wm_ros.data.recording import CLOCK_JUMP_NS, Recording, check_contract
 
 _NS = 1_000_000_000
 _LIMIT_NS = 1 << 62
 """Half of what fits, so that sums and differences of times do as well."""
+_SLAB = 1 << 14
+"""Ticks that are sampled at once: in float64 they take eight times what is kept of them."""
 
 
 @dataclass(frozen=True)
@@ -128,35 +131,67 @@ def _actions(
     return np.where(valid[:, None], commands.raw[chosen], 0.0), valid
 
 
+def _observations(
+    contract: Contract, recording: Recording, pieces: dict[str, list[ChannelColumns]], span: Span, tick: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
+    """The observations [K, O] at the ticks [K] and which are valid [K]; None where a channel has nothing in the span."""
+    chosen = []
+    for channel in contract.observation:
+        max_age = round(channel.max_age_s * _NS)
+        piece = _between(pieces[channel.name], span.start_ns, span.end_ns, max_age)
+        if piece is None:
+            return None
+        chosen.append((channel, piece, max_age, recording.tolerance_ns[channel.name]))
+    observation = np.empty((len(tick), contract.observation_size), np.float32)
+    valid = np.ones(len(tick), np.bool_)
+    for begin in range(0, len(tick), _SLAB):
+        slab = slice(begin, begin + _SLAB)
+        raw = []
+        for channel, piece, max_age, tolerance in chosen:
+            values, fresh = sample(channel.align, piece.stamp, piece.raw, tick[slab], max_age, tolerance)
+            raw.append(values)
+            valid[slab] &= fresh
+        with np.errstate(over="ignore"):
+            observation[slab] = encode(contract, np.concatenate(raw, axis=-1))
+    return observation, valid
+
+
+def spans_of(recording: Recording) -> list[Span]:
+    """The stretches of time that a recording has episodes in: announced ones, or wherever everything was heard."""
+    pieces = {name: _ordered(columns) for name, columns in recording.channels.items()}
+    return _spans(recording, pieces, _ordered(recording.command))
+
+
+def _spans(recording: Recording, pieces: dict[str, list[ChannelColumns]], command: list[ChannelColumns]) -> list[Span]:
+    if not recording.states:
+        return _free_spans(pieces, command)
+    last = max((int(p.stamp[-1]) for parts in pieces.values() for p in parts if len(p)), default=0)
+    return episode_spans(recording.states, last)
+
+
 def episodes_of(recording: Recording, contract: Contract) -> list[Episode]:
-    """Cuts a recording into episodes: at announced ends, at gaps, at terminations.
+    """The episodes in a recording; see `cut`."""
+    return list(cut(recording, contract))
+
+
+def cut(recording: Recording, contract: Contract) -> Iterator[Episode]:
+    """Cuts a recording into episodes, one after the other: at announced ends, at gaps, at terminations.
 
     The result has only whole steps: two observations, each with samples no older than its channel allows, and the command between them.
     """
     period = contract.control.period_ns
     pieces = {name: _ordered(columns) for name, columns in recording.channels.items()}
     command = _ordered(recording.command)
-    last = max((int(p.stamp[-1]) for parts in pieces.values() for p in parts if len(p)), default=0)
-    spans = episode_spans(recording.states, last) if recording.states else _free_spans(pieces, command)
     reward, termination = functions.reward_function(contract), functions.termination_function(contract)
-    episodes: list[Episode] = []
-    for span in spans:
+    for span in _spans(recording, pieces, command):
         tick = _ticks(contract, span, pieces[contract.observation[0].name])
         if len(tick) < 2:
             continue
-        raw, valid = [], np.ones(len(tick), np.bool_)
-        for channel in contract.observation:
-            max_age = round(channel.max_age_s * _NS)
-            piece = _between(pieces[channel.name], span.start_ns, span.end_ns, max_age)
-            if piece is None:
-                break
-            values, fresh = sample(channel.align, piece.stamp, piece.raw, tick, max_age, _tolerance(piece.stamp))
-            raw.append(values)
-            valid &= fresh
-        if len(raw) < len(contract.observation) or not valid.any():
+        observed = _observations(contract, recording, pieces, span, tick)
+        if observed is None or not observed[1].any():
             continue
+        observation, valid = observed
         with np.errstate(over="ignore"):
-            observation = encode(contract, np.concatenate(raw, axis=-1))
             commands, commanded = _actions(contract, _between(command, span.start_ns, span.end_ns, period), tick)
             action = commands.astype(np.float32)
         # Numbers past the range of float32 are finite in the message but not in the vector.
@@ -175,22 +210,19 @@ def episodes_of(recording: Recording, contract: Contract) -> list[Episode]:
                     ends = np.asarray(termination(seen[:-1], done, seen[1:]), np.bool_)
                 length = int(np.argmax(ends)) + 1 if ends.any() else len(done)
                 terminated = bool(ends[length - 1])
-                episodes.append(
-                    Episode(
-                        observation=seen[: length + 1],
-                        action=done[:length],
-                        reward=_finite_reward(contract, reward(seen[:length], done[:length], seen[1 : length + 1])),
-                        terminated=ends[:length],
-                        truncated=not terminated,
-                        stamp=tick[begin : begin + length + 1],
-                        provenance=replace(provenance, part=part),
-                    )
+                yield Episode(
+                    observation=seen[: length + 1],
+                    action=done[:length],
+                    reward=_finite_reward(contract, reward(seen[:length], done[:length], seen[1 : length + 1])),
+                    terminated=ends[:length],
+                    truncated=not terminated,
+                    stamp=tick[begin : begin + length + 1],
+                    provenance=replace(provenance, part=part),
                 )
                 part += 1
                 begin += length
             if terminated and span.state is not None:
                 break
-    return episodes
 
 
 def _ticks(contract: Contract, span: Span, pieces: list[ChannelColumns]) -> NDArray[np.int64]:
@@ -229,11 +261,6 @@ def _finite_reward(contract: Contract, reward: Any) -> NDArray[np.float32]:
     return rewards
 
 
-def _tolerance(stamp: NDArray[np.int64]) -> int:
-    """Half a period of the sensor."""
-    return int(np.median(np.diff(stamp))) // 2 if len(stamp) > 1 else 0
-
-
 def _provenance(common: Provenance, state: EpisodeState | None) -> Provenance:
     if state is None:
         return common
@@ -255,7 +282,20 @@ def read_episodes(
     force: bool = False,
     on_loss: Callable[[Loss], None] = lambda loss: None,
 ) -> list[Episode]:
-    """The episodes in a bag.
+    """The episodes in a bag, see `iterate_episodes`; in the order of time, empty where the bag has no whole step."""
+    return list(iterate_episodes(path, contract, namespace=namespace, force=force, on_loss=on_loss))
+
+
+def iterate_episodes(
+    path: str | Path,
+    contract: Contract,
+    *,
+    namespace: str = "",
+    force: bool = False,
+    on_loss: Callable[[Loss], None] = lambda loss: None,
+    whole_bytes: int = thin.WHOLE_BYTES,
+) -> Iterator[Episode]:
+    """The episodes in a bag, one after the other.
 
     Args:
         path: a rosbag2 directory or one storage file; see `bag_reader`.
@@ -263,16 +303,14 @@ def read_episodes(
         namespace: of the robot's topics in the bag, where more than one robot was recorded.
         force: take a bag that was recorded under another contract.
         on_loss: told of every part of the bag that could not be read.
-
-    Returns:
-        In the order of time; empty where the bag has no whole step.
+        whole_bytes: columns up to this size are read in one pass and kept, larger ones as `thin` says, with the same result.
 
     Raises:
         UserError: no readable bag, another contract, or a topic missing; the message names file and remedy.
     """
     bag = Bag(path)
     check_contract(bag, contract, force=force)
-    recording = read_recording(bag, contract, namespace)
+    recording = thin.read(bag, contract, namespace, spans_of, whole_bytes)
     for loss in bag.losses:
         on_loss(loss)
-    return episodes_of(recording, contract)
+    yield from cut(recording, contract)

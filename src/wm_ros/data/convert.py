@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
-from wm_ros.data.align import read_episodes
+from wm_ros.data.align import iterate_episodes
 from wm_ros.data.bag_reader import Bag, Loss
 from wm_ros.data.episode import Episode, save
 from wm_ros.data.lerobot import LeRobotWriter
@@ -30,7 +30,9 @@ def convert(
     on_episode: Callable[[Path, Episode], None] = lambda path, episode: None,
     on_loss: Callable[[Loss], None] = lambda loss: None,
 ) -> int:
-    """Writes one file per episode, `episode_000000` and on, or a LeRobotDataset; one bag at a time is in memory.
+    """Writes one file per episode, `episode_000000` and on, or a LeRobotDataset.
+
+    In memory is one bag's share of `data.thin` and one episode, whatever the number and the length of the bags.
 
     Args:
         bags: see `find_bags`.
@@ -58,7 +60,7 @@ def convert(
         raise UserError(f"{out}: has episodes in it, which are not overwritten: give another folder")
     count = 0
     for bag in bags:
-        for episode in read_episodes(bag, contract, namespace=namespace, force=force, on_loss=on_loss):
+        for episode in iterate_episodes(bag, contract, namespace=namespace, force=force, on_loss=on_loss):
             if dataset is None:
                 path = out / f"episode_{count:06d}.{kind}"
                 write(episode, path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wm_ros.contract import announcements, schema
 from wm_ros.contract.announcements import EpisodeState
@@ -13,6 +15,7 @@ from wm_ros.contract.schema import Channel, Contract, Feature
 from wm_ros.data.bag_reader import Bag
 from wm_ros.data.columns import ChannelColumns, ColumnDecoder
 from wm_ros.data.episode import Provenance
+from wm_ros.data.median import Median
 from wm_ros.data.ros_types import SerdeError, Typestore, deserialize
 
 CLOCK_JUMP_NS = 1_000_000_000
@@ -30,6 +33,36 @@ class Recording:
     states: tuple[EpisodeState, ...]
     """What the episode manager announced, in order."""
     provenance: Provenance
+    tolerance_ns: dict[str, int] = field(default_factory=dict)
+    """Contract channel name → half the usual distance of its stamps: how late a sample may be and still count as at the tick."""
+
+
+class Clocks:
+    """What stamps and times of reception say about the clocks behind them."""
+
+    def __init__(self) -> None:
+        self._distance = Median()
+        self._delay = Median()
+        self._last: int | None = None
+
+    def add(self, stamp: NDArray[np.int64], received: NDArray[np.int64]) -> None:
+        """Takes the next messages [N] of a channel in, in the order of reception."""
+        if not len(stamp):
+            return
+        step = np.diff(stamp, prepend=stamp[0] if self._last is None else self._last)
+        self._last = int(stamp[-1])
+        self._distance.add(step[step > 0])
+        self._delay.add(received - stamp)
+
+    @property
+    def tolerance_ns(self) -> int:
+        """Half the median distance of rising stamps."""
+        return (self._distance.value or 0) // 2
+
+    @property
+    def delay_ns(self) -> int | None:
+        """Median of reception after stamp; None without messages."""
+        return self._delay.value
 
 
 def action_channel(contract: Contract) -> Channel:
@@ -96,20 +129,29 @@ def find_channels(bag: Bag, contract: Contract, namespace: str = "") -> Sources:
     return Sources(topics, faults)
 
 
-def read_recording(
-    bag: Bag, contract: Contract, namespace: str = "", *, sources: Sources | None = None, bulk: bool = True
-) -> Recording:
-    """Decodes the contract's channels, the commands and the episode announcements in one pass.
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What one pass over a bag gives beside the columns."""
+
+    decoders: dict[str, ColumnDecoder]
+    """Of every channel, `action` for the command; with what `on_columns` left in them."""
+    states: tuple[EpisodeState, ...]
+    provenance: Provenance
+
+
+def decode(
+    bag: Bag,
+    contract: Contract,
+    namespace: str = "",
+    *,
+    sources: Sources | None = None,
+    bulk: bool = True,
+    on_columns: Callable[[str, ColumnDecoder], None] = lambda name, decoder: None,
+) -> Pass:
+    """Decodes the contract's channels, the commands and the episode announcements in one pass; arguments as for `read_recording`.
 
     Args:
-        bag: what to read.
-        contract: names the channels.
-        namespace: of the robot's topics in the bag.
-        sources: from `find_channels`, to read what there is; channels that are not in it come out empty.
-        bulk: False decodes message by message; for tests and comparison.
-
-    Raises:
-        UserError: a topic is not in the bag or has another type.
+        on_columns: called after every block with a channel's name and decoder, to take out what is in it.
     """
     if sources is None:
         sources = find_channels(bag, contract, namespace)
@@ -133,41 +175,67 @@ def read_recording(
             rows = np.flatnonzero(block.channel == key)
             for name in topics.get(connection.topic, []):
                 decoders[name].add(block, rows, bulk=bulk)
+                on_columns(name, decoders[name])
             if connection.topic == episode_topic:
                 for row in rows:
                     at = int(block.offset[row])
                     states.append(_state(bag, store, block.buffer[at : at + int(block.length[row])]))
-    if noted := bag.custom_data.get("wm_ros.episode"):
+    custom = bag.custom_data
+    if noted := custom.get("wm_ros.episode"):
         # The newest word: an episode can be discarded after its bag was closed.
         states.append(announcements.read(EpisodeState, noted, f"{bag.path}: wm_ros.episode"))
-    custom = bag.custom_data
     provenance = Provenance(
         bag=str(bag.path),
         contract_hash=contract.hash,
         controller_sha256=custom.get("wm_ros.controller_sha256", ""),
         controller_version=_integer(custom.get("wm_ros.controller_version", "")),
     )
-    columns = {name: decoder.columns() for name, decoder in decoders.items()}
-    _onto_robot_time(contract, columns)
-    command = columns.pop("action")
-    return Recording(columns, command, tuple(states), provenance)
+    return Pass(decoders, tuple(states), provenance)
 
 
-def _onto_robot_time(contract: Contract, columns: dict[str, ChannelColumns]) -> None:
-    """Moves channels that are timed by reception onto the clock of the header stamps, where the two are different clocks.
+def read_recording(
+    bag: Bag, contract: Contract, namespace: str = "", *, sources: Sources | None = None, bulk: bool = True
+) -> Recording:
+    """All of the contract's columns in a bag, in memory; `thin.read` keeps only what episodes are made of.
 
-    In a simulation robot time begins anew, and a robot's clock can be hours off; the commands are stamped and received, so they know.
+    Args:
+        bag: what to read.
+        contract: names the channels.
+        namespace: of the robot's topics in the bag.
+        sources: from `find_channels`, to read what there is; channels that are not in it come out empty.
+        bulk: False decodes message by message; for tests and comparison.
+
+    Raises:
+        UserError: a topic is not in the bag or has another type.
     """
-    stamped = [columns["action"], *(columns[c.name] for c in contract.observation if c.clock == "header")]
-    delays = np.concatenate([c.received - c.stamp for c in stamped])
-    if not len(delays):
-        return
-    offset = int(np.median(delays))
-    if abs(offset) <= CLOCK_JUMP_NS:
-        return
-    for channel in contract.observation:
-        if channel.clock == "receive":
-            columns[channel.name] = replace(columns[channel.name], stamp=columns[channel.name].received - offset)
+    found = decode(bag, contract, namespace, sources=sources, bulk=bulk)
+    columns = {name: decoder.columns() for name, decoder in found.decoders.items()}
+    clocks = {name: Clocks() for name in columns}
+    for name, clock in clocks.items():
+        clock.add(columns[name].stamp, columns[name].received)
+    offset = offset_ns(contract, clocks)
+    for name in receive_channels(contract):
+        columns[name] = replace(columns[name], stamp=columns[name].received - offset)
+    command = columns.pop("action")
+    return Recording(columns, command, found.states, found.provenance, {name: clocks[name].tolerance_ns for name in columns})
+
+
+def receive_channels(contract: Contract) -> tuple[str, ...]:
+    """The channels that are timed by reception."""
+    return tuple(c.name for c in contract.observation if c.clock == "receive")
+
+
+def offset_ns(contract: Contract, clocks: dict[str, Clocks]) -> int:
+    """By how much the recorder's clock is ahead of the header stamps' where the two are different clocks, else zero.
+
+    In a simulation robot time begins anew, and a robot's clock can be hours off; commands and stamped channels know, as they are both
+    stamped and received: the middle one of their delays counts.
+    """
+    stamped = ["action", *(c.name for c in contract.observation if c.clock == "header")]
+    delays = sorted(d for d in (clocks[name].delay_ns for name in stamped) if d is not None)
+    # Of two the smaller: it has less of the time in it that a message was under way.
+    offset = delays[(len(delays) - 1) // 2] if delays else 0
+    return offset if abs(offset) > CLOCK_JUMP_NS else 0
 
 
 def _state(bag: Bag, store: Typestore, raw: bytes) -> EpisodeState:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.data import bag_check
-from wm_ros.data.align import read_episodes
+from wm_ros.data.align import iterate_episodes
 from wm_ros.data.bag_hash import bag_hash
 from wm_ros.data.bag_reader import Bag, Loss
 from wm_ros.data.convert import find_bags
@@ -80,7 +84,7 @@ def read(
             if sha256 in known:
                 # In training and held-out data alike, it would make the model look better than it is.
                 raise UserError(f"{path}: a copy of {known[sha256]}: used once")
-            episodes = read_episodes(path, contract, namespace=namespace, force=force, on_loss=on_loss)
+            episodes = [_alone(e) for e in iterate_episodes(path, contract, namespace=namespace, force=force, on_loss=on_loss)]
             if not episodes:
                 raise UserError(_why_nothing(path, contract, namespace, force=force))
             if (longest := max(map(len, episodes))) < shortest:
@@ -95,6 +99,17 @@ def read(
         found.bags.append(TrainingBag(path=str(path), sha256=sha256))
         found.episodes.append(episodes)
     return found
+
+
+def _alone(episode: Episode) -> Episode:
+    """The episode without the rest of the recording, which a view of a few of its ticks would keep in memory."""
+
+    def own(column: NDArray[Any]) -> NDArray[Any]:
+        base = column.base
+        return column.copy() if isinstance(base, np.ndarray) and base.nbytes > 2 * column.nbytes else column
+
+    names = ("observation", "action", "reward", "terminated", "stamp")
+    return replace(episode, **{name: own(getattr(episode, name)) for name in names})
 
 
 def _why_nothing(path: Path, contract: Contract, namespace: str, *, force: bool) -> str:
