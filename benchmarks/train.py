@@ -18,8 +18,9 @@ from wm_ros.contract import schema
 from wm_ros.contract.schema import Contract
 from wm_ros.models.dynamics import ObservationDynamics
 from wm_ros.models.ensemble import EnsembleConfig
+from wm_ros.models.transitions import Transitions
 from wm_ros.training import config
-from wm_ros.training.fit import Transitions, fit
+from wm_ros.training.fit import fit
 
 _ROWS = 5000
 MBRL = "mbrl==0.2.0"

@@ -12,6 +12,7 @@ from wm_ros.contract.functions import reward_function
 from wm_ros.contract.schema import Contract
 from wm_ros.models.dynamics import ObservationDynamics, Propagation
 from wm_ros.models.ensemble import EnsembleConfig
+from wm_ros.models.family import ModelConfig
 from wm_ros.models.world_model import Imagined
 
 TINY = EnsembleConfig(members=3, elites=2, layers=2, width=12)
@@ -22,20 +23,27 @@ def contract() -> Contract:
     return schema.load("cartpole_swingup")
 
 
-def random_dynamics(stride: int, sample: bool, seed: int = 0, propagation: Propagation = "TSinf") -> ObservationDynamics:
+def random_dynamics(
+    stride: int,
+    sample: bool,
+    seed: int = 0,
+    propagation: Propagation = "TSinf",
+    model: ModelConfig | None = None,
+    of: Contract | None = None,
+) -> ObservationDynamics:
     """Every number of the model that training could set is drawn at random."""
-    model = ObservationDynamics(contract(), TINY, stride, sample=sample, propagation=propagation)
+    dynamics = ObservationDynamics(of or contract(), TINY, stride, sample=sample, propagation=propagation, model=model)
     generator = torch.Generator().manual_seed(seed)
-    model.network.initialize(generator)
+    dynamics.initialize(generator)
     with torch.no_grad():
-        for bias in model.network.biases:
+        for bias in dynamics.network.biases:
             bias.copy_(0.3 * torch.randn(bias.shape, generator=generator))
-        for name, tensor in model.named_buffers(recurse=False):
+        for name, tensor in dynamics.named_buffers(recurse=False):
             if name.endswith("_mean"):
                 tensor.copy_(0.5 * torch.randn(tensor.shape, generator=generator))
             elif name.endswith("_std"):
                 tensor.copy_(0.3 + torch.rand(tensor.shape, generator=generator))
-    return model
+    return dynamics
 
 
 class TrueCartPole:

@@ -15,8 +15,7 @@ import torch
 from wm_ros.bringup.domain import own_domain
 from wm_ros.bringup.system import Program
 from wm_ros.cli.failure import RunFailure
-from wm_ros.models.ensemble import EnsembleConfig
-from wm_ros.training.fit import gaussian_loss
+from wm_ros.models.ensemble import EnsembleConfig, gaussian_loss
 
 ROOT = Path(__file__).resolve().parents[2]
 

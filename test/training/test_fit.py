@@ -13,8 +13,9 @@ import torch
 from wm_ros.contract import schema
 from wm_ros.contract.schema import Contract
 from wm_ros.models.dynamics import ObservationDynamics
-from wm_ros.models.ensemble import EnsembleConfig
-from wm_ros.training.fit import Fit, FitConfig, FitResult, Transitions, concatenated, fit, gaussian_loss, set_normalizers, transitions
+from wm_ros.models.ensemble import EnsembleConfig, gaussian_loss
+from wm_ros.models.transitions import Transitions, concatenated, transitions
+from wm_ros.training.fit import Fit, FitConfig, FitResult, fit
 
 ENSEMBLE = EnsembleConfig(members=3, elites=2, layers=2, width=32)
 CONFIG = FitConfig(batch=128, steps=400, learning_rate=1e-2, check_every=50, patience=100)
@@ -216,7 +217,7 @@ def test_normalizers_are_those_of_the_data() -> None:
     constant = Transitions(data.observation * [1.0, 0.0] + np.float32(1e4), data.actions, data.following * [1.0, 0.0] + np.float32(1e4))
     constant = Transitions(constant.observation.astype(np.float32), constant.actions, constant.following.astype(np.float32))
     model = fresh()
-    set_normalizers(model, constant)
+    model.normalize(constant)
     assert float(model.observation_mean[0]) == pytest.approx(float(constant.observation[:, 0].astype(float).mean()), rel=1e-6)
     assert float(model.observation_std[0]) == pytest.approx(float(constant.observation[:, 0].astype(float).std()), rel=1e-4)
     assert 0.0 < float(model.observation_std[1]) < 1e-3, "a column that never changes must not divide by zero"

@@ -13,6 +13,7 @@ from wm_ros.agents.explorer import ExplorerConfig
 from wm_ros.contract.schema import Contract
 from wm_ros.models.dynamics import LimitCost, ObservationDynamics, Propagation
 from wm_ros.models.ensemble import EnsembleConfig
+from wm_ros.models.family import ModelConfig
 from wm_ros.planners.icem import ICEM, ICEMConfig
 
 
@@ -25,7 +26,9 @@ class PetsConfig:
     sample: bool = False
     """Plans draw from the predicted Gaussians; False propagates each member's mean, which is faster."""
     propagation: Propagation = "TSinf"
-    """How particles and members meet, `TSinf` or `TS1`; see `models.dynamics.Propagation`."""
+    """How particles and members meet, `TSinf`, `TS1` or `mean`; see `models.dynamics.Propagation`."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Family of the networks, and what they predict."""
     limits: LimitCost = field(default_factory=LimitCost)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     planner: ICEMConfig = field(default_factory=ICEMConfig)
@@ -35,6 +38,8 @@ class PetsConfig:
     def __post_init__(self) -> None:
         if self.stride < 1:
             raise ValueError(f"stride {self.stride} must be at least 1")
+        if self.sample and (self.model.family == "deterministic" or self.propagation == "mean"):
+            raise ValueError("sample: neither a deterministic model nor particles that follow the mean can be drawn: set it to false")
 
 
 def dynamics(contract: Contract, config: PetsConfig, planning: bool) -> ObservationDynamics:
@@ -48,6 +53,7 @@ def dynamics(contract: Contract, config: PetsConfig, planning: bool) -> Observat
         sample=config.sample,
         limits=config.limits,
         propagation=config.propagation,
+        model=config.model,
     )
 
 
@@ -71,10 +77,7 @@ class PetsController(Controller):
 
     def take(self, trained: ObservationDynamics, elites: list[int]) -> None:
         """Copies the normalizers and the chosen members of a trained model."""
-        with torch.no_grad():
-            for name, mine in self.model.named_buffers(recurse=False):
-                mine.copy_(getattr(trained, name))
-        self.model.network.members_from(trained.network, elites[: self.model.members])
+        self.model.take(trained, elites[: self.model.members])
 
     def forward(self, observation: Tensor, carry: dict[str, Tensor], noise: dict[str, Tensor]) -> dict[str, Any]:
         plan = self.planner(self.model, observation, carry, noise)

@@ -17,6 +17,10 @@ ArrayFunction = Callable[[Any, Any, Any], Any]
 
 
 def _resolve(reference: Function, field: str) -> Callable[..., Any]:
+    if reference.learned:
+        raise UserError(
+            f"contract: {field}: it is learned, and this needs a function: name one in the contract, or train from bags that record it"
+        )
     module_name, _, function_name = reference.function.partition(":")
     package = module_name.partition(".")[0]
     if package != "wm_ros" and package not in importlib.metadata.packages_distributions():

@@ -46,7 +46,8 @@ Finite = Annotated[float, AfterValidator(_finite)]
 Positive = Annotated[float, Field(gt=0), AfterValidator(_finite)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
 Topic = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_topic)]
-ModuleFunction = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
+LEARNED: Final = "learned"
+ModuleFunction = Annotated[str, Field(pattern=rf"^({LEARNED}|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*)$")]
 
 
 class Record(BaseModel):
@@ -171,8 +172,24 @@ class Function(Record):
     """A pure function in an installed Python package, and its constants."""
 
     function: ModuleFunction
-    """`package.module:name`; a path to a file is refused."""
+    """`package.module:name`; a path to a file is refused. `learned`: there is none; models learn it from recorded steps."""
     parameters: dict[str, Finite | str | bool] = {}
+
+    @property
+    def learned(self) -> bool:
+        """Nobody can compute it: what was recorded on the topic `step` is what models are fitted to."""
+        return self.function == LEARNED
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_word(cls, data: Any) -> Any:
+        return {"function": LEARNED} if data == LEARNED else data
+
+    @model_validator(mode="after")
+    def _nothing_to_set(self) -> Self:
+        if self.learned and self.parameters:
+            raise ValueError("parameters: what is learned has none: remove them")
+        return self
 
 
 class Reward(Function):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from wm_ros.models.forward_network import Decoder, ForwardNetwork
 
 
 @dataclass(frozen=True)
@@ -34,26 +34,14 @@ class EnsembleConfig:
             raise ValueError(f"layers {self.layers} and width {self.width} must be at least 1")
 
 
-class GaussianEnsemble(nn.Module):
+class GaussianEnsemble(ForwardNetwork):
     """M independent networks `[M, B, I] → mean, log-variance [M, B, D]`, in normalized units."""
 
     def __init__(self, config: EnsembleConfig, inputs: int, outputs: int, members: int | None = None) -> None:
-        super().__init__()
-        self.members = config.members if members is None else members
-        self.outputs = outputs
-        sizes = [inputs, *[config.width] * config.layers, 2 * outputs]
-        self.weights = nn.ParameterList(torch.empty(self.members, i, o) for i, o in itertools.pairwise(sizes))
-        self.biases = nn.ParameterList(torch.zeros(self.members, 1, o) for o in sizes[1:])
+        super().__init__(config.members if members is None else members, inputs, config.layers, config.width, 2 * outputs)
+        self.outputs = self.noise_columns = outputs
         self.log_variance_low = nn.Parameter(torch.full((outputs,), config.log_variance_low))
         self.log_variance_high = nn.Parameter(torch.full((outputs,), config.log_variance_high))
-
-    def initialize(self, generator: torch.Generator) -> None:
-        """Truncated normal weights with standard deviation 1 / (2 sqrt(inputs)) and zero biases, as PETS does."""
-        with torch.no_grad():
-            for weight, bias in zip(self.weights, self.biases, strict=True):
-                std = 1.0 / (2.0 * math.sqrt(weight.shape[1]))
-                nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std, generator=generator)
-                bias.zero_()
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance.
@@ -64,26 +52,53 @@ class GaussianEnsemble(nn.Module):
         Returns:
             mean `[M, B, D]` and log-variance `[M, B, D]`, softly held between the learned bounds.
         """
-        hidden = inputs
-        last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = torch.matmul(hidden, weight) + bias
-            if i < last:
-                hidden = nn.functional.silu(hidden)
-        mean, log_variance = hidden.split(self.outputs, dim=-1)
+        mean, log_variance = self.raw(inputs).split(self.outputs, dim=-1)
         return mean, self.bounded(log_variance)
 
     def bounded(self, log_variance: Tensor) -> Tensor:
         """Holds `log_variance [..., D]` softly between the learned bounds (PETS, appendix A.1)."""
-        below = self.log_variance_high - nn.functional.softplus(self.log_variance_high - log_variance)
-        return self.log_variance_low + nn.functional.softplus(below - self.log_variance_low)
+        return softly_between(log_variance, self.log_variance_low, self.log_variance_high)
 
-    def members_from(self, other: GaussianEnsemble, chosen: list[int]) -> None:
-        """Copies the `chosen` members of `other` into this ensemble, in that order."""
-        if len(chosen) != self.members:
-            raise ValueError(f"{len(chosen)} members chosen for an ensemble of {self.members}")
-        with torch.no_grad():
-            for mine, theirs in zip((*self.weights, *self.biases), (*other.weights, *other.biases), strict=True):
-                mine.copy_(theirs[chosen])
-            self.log_variance_low.copy_(other.log_variance_low)
-            self.log_variance_high.copy_(other.log_variance_high)
+    def predict(self, inputs: Tensor, noise: Tensor | None) -> Tensor:
+        """See `ForwardNetwork.predict`."""
+        mean, log_variance = self(inputs)
+        return mean if noise is None else mean + torch.exp(0.5 * log_variance) * noise
+
+    def decoder(self, scale: Tensor, shift: Tensor) -> Decoder:
+        """See `ForwardNetwork.decoder`; the log-variance is not computed where there is no noise."""
+        weight, bias, size = self.weights[-1], self.biases[-1], self.outputs
+        mean_weight, mean_bias = weight[..., :size] * scale, bias[..., :size] * scale + shift
+
+        def decode(hidden: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            mean = torch.matmul(hidden, mean_weight) + mean_bias
+            if noise is None:
+                return mean, None
+            log_variance = self.bounded(torch.matmul(hidden, weight[..., size:]) + bias[..., size:])
+            return mean, torch.exp(0.5 * log_variance) * scale * noise
+
+        return decode
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """See `ForwardNetwork.loss`."""
+        mean, log_variance = self(inputs)
+        return gaussian_loss((mean - targets) ** 2, log_variance)
+
+    def errors(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """See `ForwardNetwork.errors`."""
+        mean, _ = self(inputs)
+        return ((mean - targets) ** 2).mean(dim=(1, 2))
+
+    def looseness(self) -> Tensor:
+        """Sum of the distances between the learned bounds."""
+        return self.log_variance_high.sum() - self.log_variance_low.sum()
+
+
+def softly_between(value: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Holds `value [..., D]` softly between `low [D]` and `high [D]` (PETS, appendix A.1)."""
+    below = high - nn.functional.softplus(high - value)
+    return low + nn.functional.softplus(below - low)
+
+
+def gaussian_loss(squared_error: Tensor, log_variance: Tensor) -> Tensor:
+    """Twice the negative log-likelihood of a diagonal Gaussian up to a constant (PETS, eq. 1), summed over members, else averaged."""
+    return (squared_error * torch.exp(-log_variance) + log_variance).mean(dim=(1, 2)).sum()

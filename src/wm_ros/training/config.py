@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 
 import yaml
@@ -54,5 +54,5 @@ def _refuse_unknown(kind: type, data: object, where: str, prefix: str) -> None:
         if key not in known:
             raise UserError(f"{where}: {prefix}{key}: unknown field; there are {', '.join(known)}")
         factory = known[key].default_factory
-        if isinstance(factory, type):
+        if isinstance(factory, type) and is_dataclass(factory):
             _refuse_unknown(factory, value, where, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""Fits an ensemble to transitions: Gaussian likelihood, fixed bootstrap, held-out elites, early stopping."""
+"""Fits any model to transitions by its own loss: fixed bootstrap, held-out elites, early stopping."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from wm_ros.models.dynamics import ObservationDynamics
+from wm_ros.models.trainable import Rows, Trainable
+from wm_ros.models.transitions import Transitions
 
 
 @dataclass(frozen=True)
@@ -66,72 +66,27 @@ class FitResult:
     """Member-samples per second."""
 
 
-@dataclass(frozen=True)
-class Transitions:
-    """Training rows for `ObservationDynamics`."""
-
-    observation: NDArray[np.float32]
-    """`[B, O]`"""
-    actions: NDArray[np.float32]
-    """`[B, stride, A]`"""
-    following: NDArray[np.float32]
-    """`[B, O]`, `stride` ticks later."""
-
-    def __len__(self) -> int:
-        return len(self.observation)
-
-
-def transitions(observation: NDArray[np.float32], action: NDArray[np.float32], stride: int) -> Transitions:
-    """All windows of `stride` ticks of one episode: `observation [T+1, O]`, `action [T, A]` → T - stride + 1 rows."""
-    rows = len(action) - stride + 1
-    if rows < 1:
-        raise ValueError(f"an episode of {len(action)} ticks is shorter than one model step of {stride} ticks")
-    windows = np.stack([action[i : i + rows] for i in range(stride)], axis=1)
-    return Transitions(observation[:rows], windows, observation[stride:])
-
-
-def concatenated(parts: list[Transitions]) -> Transitions:
-    """The rows of several episodes."""
-    return Transitions(
-        np.concatenate([p.observation for p in parts]),
-        np.concatenate([p.actions for p in parts]),
-        np.concatenate([p.following for p in parts]),
-    )
-
-
-def set_normalizers(model: ObservationDynamics, data: Transitions) -> None:
-    """Means and standard deviations of inputs and targets, computed in float64 and baked into the model."""
-    with torch.no_grad():
-        for name, values in (("observation", data.observation), ("target", data.following.astype(np.float64) - data.observation)):
-            values = values.astype(np.float64)
-            getattr(model, f"{name}_mean").copy_(torch.from_numpy(values.mean(axis=0)))
-            getattr(model, f"{name}_std").copy_(torch.from_numpy(np.maximum(values.std(axis=0), 1e-6)))
-
-
 class Fit:
     """A fit in progress: everything that the next step depends on, so that it can be saved, and gone on with bit for bit."""
 
-    def __init__(self, model: ObservationDynamics, data: Transitions, config: FitConfig, seed: int) -> None:
+    def __init__(self, model: Trainable, data: Transitions, config: FitConfig, seed: int) -> None:
         """Sets the normalizers, splits the data and stands before the first step; arguments as of `fit`."""
         self._started, self._seconds_before = time.monotonic(), 0.0
         self.model, self.config = model, config
-        set_normalizers(model, data)
         self._generator = torch.Generator().manual_seed(seed)
-        observation, actions, following = (
-            torch.from_numpy(np.ascontiguousarray(a)) for a in (data.observation, data.actions, data.following)
-        )
-        self._inputs = model.inputs(observation, actions)
-        self._targets = (following - observation - model.target_mean) / model.target_std
+        self._rows = model.prepare(data)
         rows = len(data)
         held = min(config.holdout_most, int(rows * config.holdout))
         order = torch.randperm(rows, generator=self._generator)
         holdout, training = order[:held], order[held:]
-        self._look_at = holdout if held else training[: config.holdout_most]
-        members, network = model.network.members, model.network
+        look_at = holdout if held else training[: config.holdout_most]
+        self._looked_at: Rows = tuple(column[look_at] for column in self._rows)
+        members = model.members
         self._bootstrap = training[torch.randint(len(training), (members, len(training)), generator=self._generator)]
         self._batch = min(config.batch, len(training))
-        decayed = {"params": list(network.weights), "weight_decay": config.weight_decay}
-        free = {"params": [*network.biases, network.log_variance_low, network.log_variance_high], "weight_decay": 0.0}
+        named = dict(model.named_parameters())
+        decayed = {"params": [p for name, p in named.items() if _is_weight(name)], "weight_decay": config.weight_decay}
+        free = {"params": [p for name, p in named.items() if not _is_weight(name)], "weight_decay": 0.0}
         self._optimizer = torch.optim.AdamW([decayed, free], lr=config.learning_rate, fused=True)
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
             self._optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.1
@@ -158,12 +113,12 @@ class Fit:
         Raises:
             FloatingPointError: the loss is not finite.
         """
-        network, rows = self.model.network, self._bootstrap.shape[1]
-        pick = self._bootstrap[self._member, torch.randint(rows, (network.members, self._batch), generator=self._generator)]
-        mean, log_variance = network(self._inputs[pick])
-        error = (mean - self._targets[pick]) ** 2
-        loss = gaussian_loss(error, log_variance)
-        loss = loss + self.config.bound_weight * (network.log_variance_high.sum() - network.log_variance_low.sum())
+        model, rows = self.model, self._bootstrap.shape[1]
+        pick = self._bootstrap[self._member, torch.randint(rows, (model.members, self._batch), generator=self._generator)]
+        loss = model.loss(tuple(column[pick] for column in self._rows))
+        looseness = model.looseness()
+        if looseness is not None:
+            loss = loss + self.config.bound_weight * looseness
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()
@@ -176,19 +131,18 @@ class Fit:
         return True
 
     def _look(self) -> None:
-        network, done = self.model.network, self.done
+        done = self.done
         self.train_loss.append(self._running / ((done - 1) % self.config.check_every + 1))
         self._running = 0.0
         if not np.isfinite(loss := self.train_loss[-1]):
             raise FloatingPointError(f"the training loss is {loss} after {done} steps: look for outliers in the recorded data")
         with torch.no_grad():
-            mean, _ = network(self._inputs[self._look_at].expand(network.members, -1, -1))
-            per_member = ((mean - self._targets[self._look_at]) ** 2).mean(dim=(1, 2))
+            per_member = self.model.errors(self._looked_at)
         self.holdout_error.append(float(per_member.mean()))
         self.learning_rates.append(float(self._optimizer.param_groups[0]["lr"]))
         if self.holdout_error[-1] < self._best_error * 0.99:
             self._best_error, self._best_members, self._waited = self.holdout_error[-1], per_member, 0
-            self._best = {k: v.clone() for k, v in network.state_dict().items()}
+            self._best = {k: v.clone() for k, v in self.model.state_dict().items()}
         else:
             self._waited += 1
 
@@ -235,10 +189,10 @@ class Fit:
     def result(self) -> FitResult:
         """Brings the best weights back into the model."""
         if self._best:
-            self.model.network.load_state_dict(self._best)
+            self.model.load_state_dict(self._best)
         elites = [int(i) for i in torch.argsort(self._best_members)]
         seconds = self._seconds()
-        samples = self.done * self.model.network.members * self._batch
+        samples = self.done * self.model.members * self._batch
         return FitResult(elites, self.train_loss, self.holdout_error, self.done, seconds, samples / max(seconds, 1e-9))
 
     def _seconds(self) -> float:
@@ -248,12 +202,16 @@ class Fit:
 _SERIES = ("train_loss", "holdout_error", "learning_rates")
 
 
+def _is_weight(name: str) -> bool:
+    return ".weights." in f".{name}"
+
+
 def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def fit(
-    model: ObservationDynamics,
+    model: Trainable,
     data: Transitions,
     config: FitConfig,
     seed: int,
@@ -276,8 +234,3 @@ def fit(
         if fitting.step() and progress is not None:
             progress(fitting.done, config.steps, fitting.train_loss[-1], fitting.holdout_error[-1])
     return fitting.result()
-
-
-def gaussian_loss(squared_error: Tensor, log_variance: Tensor) -> Tensor:
-    """Negative log-likelihood of a diagonal Gaussian up to a constant, summed over members and averaged over the rest (PETS, eq. 1)."""
-    return (squared_error * torch.exp(-log_variance) + log_variance).mean(dim=(1, 2)).sum()

@@ -24,10 +24,11 @@ from wm_ros.data.episode import Episode
 from wm_ros.export import controller as export
 from wm_ros.export.template import template, write_atomically
 from wm_ros.models.dynamics import ObservationDynamics
+from wm_ros.models.transitions import concatenated, transitions
 from wm_ros.runtime.artifact import TrainingBag
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.training.config import AgentConfig
-from wm_ros.training.fit import Fit, FitResult, concatenated, transitions
+from wm_ros.training.fit import Fit, FitResult
 from wm_ros.training.open_loop import OpenLoop, open_loop
 
 Report = Callable[[str, dict[str, Any]], None]
@@ -127,12 +128,16 @@ class PetsLearner:
             UserError: no episode is as long as a model step.
         """
         settings = self.config.pets
-        rows = [transitions(e.observation, e.action, settings.stride) for e in self.episodes if len(e) >= settings.stride]
+        rows = [
+            transitions(e.observation, e.action, settings.stride, e.reward, e.terminated)
+            for e in self.episodes
+            if len(e) >= settings.stride
+        ]
         if not rows:
             raise UserError(f"no episode has {settings.stride} ticks, one model step: record longer episodes or set pets.stride lower")
         self.version = max(0, self.version) + 1
         model = dynamics(self.contract, settings, planning=False)
-        model.network.initialize(torch.Generator().manual_seed(self._seed(self.version, 0)))
+        model.initialize(torch.Generator().manual_seed(self._seed(self.version, 0)))
         return Fit(model, concatenated(rows), self.config.fit, self._seed(self.version, 1))
 
     def finish(
