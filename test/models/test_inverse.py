@@ -72,7 +72,7 @@ def test_predictions_never_leave_the_limits(head: str) -> None:
         model.network.weights[-1].mul_(100.0)
     wild = 50.0 * torch.randn(2, 40, 2, generator=torch.Generator().manual_seed(1))
     noise = 5.0 * torch.randn(2, 40, model.prediction_noise, generator=torch.Generator().manual_seed(2))
-    found = model.predict(wild, -wild, noise)
+    found = model.predict(wild, -wild, noise).detach()
     assert found.shape == (2, 40, 3, 1)
     assert float(found.min()) == -4.0 and float(found.max()) == 8.0
 
