@@ -6,13 +6,18 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tiny_controller
+import yaml
 
 from wm_ros.bringup.monitored import MonitoredSystem, SystemFailure
 from wm_ros.bringup.system import SystemOptions, describe
 from wm_ros.cli.record import Record
-from wm_ros.contract import schema
+from wm_ros.contract import resources, schema
 from wm_ros.data.align import read_episodes
+from wm_ros.sim.episode import run_episode
+from wm_ros.sim.simulator import Simulator
 
 pytestmark = pytest.mark.usefixtures("domain")
 
@@ -51,6 +56,21 @@ def test_an_episode_in_lockstep_ends_as_a_bag_that_holds_it_exactly(tmp_path: Pa
         assert episode.provenance.seed == 3
     served = [e["data"] for e in events if e["event"] == "controller"]
     assert served[-1]["sha256"] == hashlib.sha256(controller.read_bytes()).hexdigest()
+
+
+def test_a_robot_of_six_motors_runs_in_lockstep_too(tmp_path: Path) -> None:
+    data = yaml.safe_load((resources.share_directory() / "config/contracts/cheetah_run.yaml").read_text())
+    data["episode"]["duration_s"] = 1.0
+    task = tmp_path / "cheetah.yaml"
+    task.write_text(yaml.safe_dump(data))
+    contract = schema.load(task)
+    controller = tiny_controller.constant(tmp_path / "tiny.onnx", 1.5, for_contract=contract)
+    options = SystemOptions(contract=str(task), controller=str(controller), mode="lockstep", evaluate=1, run_directory=str(tmp_path))
+    record, _ = run(options, tmp_path / "logs")
+    (episode,) = read_episodes(Path(record.bags[0]), contract)
+    expected = run_episode(Simulator(contract), lambda observation: np.full(6, 1.5, np.float32), resets=1)
+    assert episode.observation.tobytes() == expected.observation.tobytes()
+    assert episode.reward.sum() == pytest.approx(float(expected.reward.sum()), rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_episode_again_in_lockstep(tmp_path: Path, short_task: Path, controller: Path) -> None:

@@ -62,12 +62,16 @@ class Simulator:
 
         moving = [j for j in range(self.model.njnt) if int(self.model.jnt_type[j]) in _MOVING]
         self.joint_names = tuple(self.model.joint(j).name for j in moving)
-        self._position_at = self.model.jnt_qposadr[moving]
-        self._velocity_at = self.model.jnt_dofadr[moving]
+        self.position_at = self.model.jnt_qposadr[moving]
+        """Where the joints stand in qpos, [J]."""
+        self.velocity_at = self.model.jnt_dofadr[moving]
+        """Where they stand in qvel, [J]."""
 
         actuators = [_actuator(self.model, settings, name) for name in contract.action.names]
-        self._control_at = np.array(actuators, dtype=np.intp)
-        self._scale = np.array([settings.actuators[name].scale for name in contract.action.names])
+        self.control_at = np.array(actuators, dtype=np.intp)
+        """Where the action's joints stand in ctrl, [A]."""
+        self.scale = np.array([settings.actuators[name].scale for name in contract.action.names])
+        """Contract units per unit of control, [A]."""
         self._hold_joints = (
             [self._joint_index(name, "action.joints", settings.mjcf) for name in contract.action.names]
             if contract.safety.hold == "last_position"
@@ -77,7 +81,7 @@ class Simulator:
         self._start_velocity = self._starts(settings.start_velocity, "simulator.start_velocity", settings.mjcf)
 
         # The last frame that a command still drives: a timeout of 40 ms covers four frames of 10 ms.
-        self._timeout_frames = max(1, round(contract.safety.command_timeout_s / self.frame_s))
+        self.timeout_frames = max(1, round(contract.safety.command_timeout_s / self.frame_s))
         self._command_age: int | None = None
         self.holds = 0
         """How often a command has run out and hold took over."""
@@ -100,7 +104,7 @@ class Simulator:
     def set_state(self, position: dict[str, float], velocity: dict[str, float]) -> None:
         """Puts the robot into a given state; joints not named go to the model's default."""
         mujoco.mj_resetData(self.model, self.data)
-        for values, array, addresses in ((position, self.data.qpos, self._position_at), (velocity, self.data.qvel, self._velocity_at)):
+        for values, array, addresses in ((position, self.data.qpos, self.position_at), (velocity, self.data.qvel, self.velocity_at)):
             for name, value in values.items():
                 array[addresses[self._joint_index(name, "state", "the model")]] = value
         self._at_start()
@@ -115,9 +119,9 @@ class Simulator:
         """The joints' present readings."""
         return Joints(
             self.joint_names,
-            self.data.qpos[self._position_at],
-            self.data.qvel[self._velocity_at],
-            self.data.qfrc_actuator[self._velocity_at],
+            self.data.qpos[self.position_at],
+            self.data.qvel[self.velocity_at],
+            self.data.qfrc_actuator[self.velocity_at],
         )
 
     @property
@@ -138,18 +142,18 @@ class Simulator:
         Args:
             action: [A] in contract units and in the contract's order, finite (`contract.commands` reads messages).
         """
-        self.data.ctrl[self._control_at] = np.asarray(action, dtype=np.float64) / self._scale
+        self.data.ctrl[self.control_at] = np.asarray(action, dtype=np.float64) / self.scale
         self._command_age = 0
 
     def _hold(self) -> None:
         hold = self.contract.safety.hold
         if hold == "zero":
-            action = np.zeros(len(self._scale))
+            action = np.zeros(len(self.scale))
         elif hold == "last_position":
-            action = self.data.qpos[self._position_at][self._hold_joints]
+            action = self.data.qpos[self.position_at][self._hold_joints]
         else:
             action = np.array([hold[name] for name in self.contract.action.names])
-        self.data.ctrl[self._control_at] = action / self._scale
+        self.data.ctrl[self.control_at] = action / self.scale
 
     # ---- stepping -------------------------------------------------------------------------------------------------
 
@@ -158,7 +162,7 @@ class Simulator:
         if self.fault is not None:
             return
         if self._command_age is not None:
-            if self._command_age >= self._timeout_frames:
+            if self._command_age >= self.timeout_frames:
                 self._command_age = None
                 self.holds += 1
                 self._hold()
@@ -182,7 +186,7 @@ class Simulator:
 
     def _starts(self, starts: dict[str, Start], field: str, mjcf: str) -> list[tuple[int, Start]]:
         # Sorted, so that the draws do not depend on the order in the contract's text.
-        addresses = self._position_at if field.endswith("position") else self._velocity_at
+        addresses = self.position_at if field.endswith("position") else self.velocity_at
         return [(int(addresses[self._joint_index(name, field, mjcf)]), starts[name]) for name in sorted(starts)]
 
 
