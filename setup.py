@@ -51,7 +51,9 @@ setup(
         "ros": ["ros-rclpy[fastrtps]", "ros-kilted-common-interfaces", "ros-lifecycle-msgs", "ros-rosgraph-msgs"],
         # For `wm-ros bag convert --format parquet`.
         "parquet": ["pyarrow"],
-        "test": ["pytest", "pytest-timeout", "hypothesis", "dm_control", "array_api_strict", "psutil"],
+        # A second engine for controllers: mpc's parameter `engine`.
+        "openvino": ["openvino"],
+        "test": ["pytest", "pytest-timeout", "hypothesis", "dm_control", "array_api_strict", "psutil", "openvino"],
         "lint": ["ruff", "mypy", "import-linter", "types-PyYAML"],
     },
     zip_safe=False,

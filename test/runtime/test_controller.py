@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from onnx import TensorProto, helper
 from wm_ros.contract.errors import UserError
 from wm_ros.runtime import controller
 from wm_ros.runtime.controller import ControllerSession
+from wm_ros.runtime.engine import PRECISIONS, Arrays, Inference, OpenVino, Precision, Run
 
 HALF = np.full(5, 0.5, np.float32)
 
@@ -98,7 +100,47 @@ def test_a_controller_is_named_after_agent_version_and_hash(tmp_path: Path) -> N
 
 def test_two_threads_give_what_one_gives(tmp_path: Path) -> None:
     path = tiny.slow(tmp_path / "c.onnx", rounds=3)
-    assert load(path, threads=1).act(HALF).action.tolist() == load(path, threads=2).act(HALF).action.tolist()
+    assert load(path).act(HALF).action.tolist() == load(path, inference=Inference(threads=2)).act(HALF).action.tolist()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_openvino_gives_what_onnxruntime_gives(tmp_path: Path, precision: Precision) -> None:
+    path = tiny.feedback(tmp_path / "c.onnx", gain=2.0, noise_scale=0.5)
+    ours, theirs = load(path), load(path, inference=Inference(engine="openvino", precision=precision))
+    assert "OpenVINO" in theirs.provider and precision in theirs.provider
+    for session in (ours, theirs):
+        session.reset([7, 3])
+    for _ in range(4):  # the carry goes round, the noise is drawn anew
+        mine, other = ours.act(HALF), theirs.act(HALF)
+        np.testing.assert_allclose(other.action, mine.action, rtol=1e-6 if precision == "f32" else 1e-2)
+        assert other.ok and other.value == pytest.approx(mine.value)
+        np.testing.assert_allclose(other.plan_action, mine.plan_action, rtol=1e-6 if precision == "f32" else 1e-2)
+
+
+def test_an_engine_that_computes_something_else_does_not_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(OpenVino):
+        def bind(self, inputs: Arrays, outputs: Arrays) -> Run:
+            run = super().bind(inputs, outputs)
+
+            def wrong() -> None:
+                run()
+                outputs["action"][:] += 0.1
+
+            return wrong
+
+    monkeypatch.setattr(controller, "OpenVino", Wrong)
+    assert_refused(tiny.constant(tmp_path / "c.onnx"), "computes something else", "action", inference=Inference(engine="openvino"))
+
+
+def test_openvino_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match="pip install openvino"):
+        load(tiny.constant(tmp_path / "c.onnx"), inference=Inference(engine="openvino"))
+
+
+def test_half_precision_without_the_engine_that_has_it_is_refused() -> None:
+    with pytest.raises(UserError, match="bf16 needs engine openvino"):
+        Inference(precision="bf16")
 
 
 # ---- refusing --------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 import tiny_controller as tiny
 
 from wm_ros.contract.errors import UserError
+from wm_ros.runtime.engine import Inference
 from wm_ros.runtime.hot_swap import HotSwap
 
 TIMEOUT_S = 60
@@ -20,7 +21,7 @@ class Loader:
 
     def __init__(self) -> None:
         self.results: queue.Queue[UserError | None] = queue.Queue()
-        self.swap = HotSwap(tiny.contract(), 1, self.results.put)
+        self.swap = HotSwap(tiny.contract(), Inference(), self.results.put)
 
     def load(self, path: Path, sha256: str | None = None) -> UserError | None:
         self.swap.request(path, sha256)

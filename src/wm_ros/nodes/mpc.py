@@ -20,6 +20,7 @@ from wm_ros.nodes.base import Param
 from wm_ros.runtime.affinity import parse_cpus, pin
 from wm_ros.runtime.control_loop import Answer, ControlLoop
 from wm_ros.runtime.controller import ControllerSession
+from wm_ros.runtime.engine import ENGINES, PRECISIONS, Inference
 from wm_ros.runtime.hot_swap import HotSwap
 
 
@@ -29,6 +30,8 @@ class MpcNode(base.WmNode):
     parameters: Mapping[str, Param] = {
         "controller": Param("", "Controller artifact to serve, whatever `model` announces; empty: the newest announced", live=True),
         "threads": Param(base.default_threads(), "Threads of one inference", low=1, high=256),
+        "engine": Param("onnxruntime", "What computes the controller; openvino needs the package of that name", choices=ENGINES),
+        "precision": Param("f32", "Of the matrix products; bf16 needs engine openvino and is for large networks", choices=PRECISIONS),
         "cpu_affinity": Param("", "Processors for inference, such as 0,2-3; empty: all"),
     }
 
@@ -46,8 +49,9 @@ class MpcNode(base.WmNode):
     def configure(self) -> None:
         pin(parse_cpus(self.param("cpu_affinity"), "parameter cpu_affinity"))
         path = self.param("controller")
+        inference = Inference(self.param("threads"), self.param("engine"), self.param("precision"))
         if path:
-            self._first = ControllerSession.load(path, self.contract, self.param("threads"))
+            self._first = ControllerSession.load(path, self.contract, inference)
         self._assembler = Assembler(self.contract)
         self._command = self.create_publisher(JointState, "mpc/command", base.command_qos(self.param("mode")))
         self._serving = self.create_publisher(String, "mpc/controller", base.LATCHED_QOS)
@@ -55,7 +59,7 @@ class MpcNode(base.WmNode):
             self.create_publisher(Float32MultiArray, f"mpc/{name}", base.COMMAND_QOS)
             for name in ("plan", "candidates", "returns", "spread")
         )
-        self._swap = HotSwap(self.contract, self.param("threads"), self._loaded)
+        self._swap = HotSwap(self.contract, inference, self._loaded)
         self._loop = ControlLoop(
             self.contract,
             self.param("seed"),

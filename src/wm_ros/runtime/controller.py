@@ -21,15 +21,16 @@ from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.runtime import artifact
 from wm_ros.runtime.artifact import Metadata
+from wm_ros.runtime.engine import CPU, CUDA, Engine, Inference, OnnxRuntime, OpenVino, Run, disagreement
 from wm_ros.runtime.onnx_check import check_self_contained
 
 MAX_FILE_BYTES = 1 << 30
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 WARM_UP_RUNS = 3
 WARM_UP_LIMIT_S = 30.0
 """A first inference that takes longer never becomes a control loop; without a limit an endless Loop would hang the loader."""
-
-onnxruntime.set_default_logger_severity(4)  # faults come as exceptions; the log would say them twice
+DEFAULT = Inference()
+ENGINE_TOLERANCE = {"f32": 1e-3, "bf16": 0.1}
+"""Largest difference of another engine's action and value from onnxruntime's, beside max(1, |value|), with which it may serve."""
 
 
 @dataclass(frozen=True)
@@ -85,28 +86,25 @@ class ControllerSession:
     A tick is `act`; `prepare` draws the noise of the next one and belongs behind the sending of the command. `reset` starts an episode.
     """
 
-    def __init__(self, session: Any, metadata: Metadata, contract: Contract, path: Path, sha256: str) -> None:
+    def __init__(self, engine: OnnxRuntime, metadata: Metadata, contract: Contract, path: Path, sha256: str) -> None:
         self.metadata = metadata
         self.contract = contract
         self.path = path
         self.sha256 = sha256
-        self.provider: str = session.get_providers()[0]
-        """Where inference runs: onnxruntime's CPU or CUDA execution provider."""
+        self.provider = ""
+        """Where inference runs: an execution provider of onnxruntime, or OpenVINO."""
         self.warm_up_ms = 0.0
         """Fastest inference of the warm-up."""
-        self._session = session
-        self._run_options = onnxruntime.RunOptions()
         self._observation = np.zeros(contract.observation_size, np.float32)
         self._noise = {name: np.zeros(spec.shape, np.float32) for name, spec in metadata.noise.items()}
         self._outputs: dict[str, NDArray[Any]] = {
             o.name: np.zeros(o.shape, np.bool_ if o.type == "tensor(bool)" else np.float32)
-            for o in session.get_outputs()
+            for o in engine.session.get_outputs()
             if not o.name.startswith(artifact.NEXT_PREFIX)
         }
         # Two buffers per carry, and a binding for each direction: what one tick writes is what the next one reads, without a copy.
-        # Bound buffers take 5.5 us a call beside 8.8 us of run() on a graph of five nodes.
         self._carry = [{name: np.zeros(spec.shape, np.float32) for name, spec in metadata.carry.items()} for _ in range(2)]
-        self._bindings = [self._bind(read=0, write=1), self._bind(read=1, write=0)]
+        self._use(engine)
         self._turn = 0
         self._prepared = False
         self._finite_outputs = [a for n, a in self._outputs.items() if n not in (artifact.OK, *_CANDIDATES)]
@@ -131,13 +129,15 @@ class ControllerSession:
         )
 
     @classmethod
-    def load(cls, path: str | Path, contract: Contract, threads: int = 1, expected_sha256: str | None = None) -> ControllerSession:
+    def load(
+        cls, path: str | Path, contract: Contract, inference: Inference = DEFAULT, expected_sha256: str | None = None
+    ) -> ControllerSession:
         """Verifies, loads and warms up an artifact.
 
         Args:
             path: the ONNX file.
             contract: what the controller must have been made for.
-            threads: of one inference; 1 runs it on the caller's thread alone.
+            inference: how it is computed.
             expected_sha256: refuse any other file; None accepts what is there.
 
         Raises:
@@ -149,30 +149,58 @@ class ControllerSession:
         if expected_sha256 is not None and sha256 != expected_sha256:
             raise UserError(f"{path}: sha256 {sha256[:16]}… is not the announced {expected_sha256[:16]}…: announce the file as it is now")
         check_self_contained(data, str(path))
-        controller = cls._open(data, path, contract, threads, sha256, CPU)
-        if CUDA in onnxruntime.get_available_providers():
+        controller = cls._open(data, path, contract, inference, sha256, CPU)
+        if inference.engine == "openvino":
+            controller._change_engine(data, inference)
+        elif CUDA in onnxruntime.get_available_providers():
             # A small plan is faster on the processor, a large one on the GPU: the warm-up of this very controller decides.
             with contextlib.suppress(UserError):  # a GPU that cannot serve is no reason not to serve
-                on_gpu = cls._open(data, path, contract, threads, sha256, CUDA)
+                on_gpu = cls._open(data, path, contract, inference, sha256, CUDA)
                 if on_gpu.provider == CUDA and on_gpu.warm_up_ms < controller.warm_up_ms:
                     return on_gpu
         return controller
 
     @classmethod
-    def _open(cls, data: bytes, path: Path, contract: Contract, threads: int, sha256: str, provider: str) -> ControllerSession:
+    def _open(cls, data: bytes, path: Path, contract: Contract, inference: Inference, sha256: str, provider: str) -> ControllerSession:
         try:
-            session = onnxruntime.InferenceSession(data, _options(threads), providers=[provider])
-            properties = session.get_modelmeta().custom_metadata_map
+            engine = OnnxRuntime(data, inference, provider)
+            properties = engine.session.get_modelmeta().custom_metadata_map
         except Exception as error:  # onnxruntime's exceptions share no base of their own
             raise UserError(f"{path}: onnxruntime cannot load it: {_first_line(error)}: export it again") from None
         if artifact.METADATA_KEY not in properties:
             raise UserError(f"{path}: no metadata {artifact.METADATA_KEY!r}: this is an ONNX file, but no wm_ros controller")
         metadata = artifact.read_metadata(properties[artifact.METADATA_KEY], str(path))
         _check_contract(metadata, contract, str(path))
-        _check_signature(session, metadata, contract, str(path))
-        controller = cls(session, metadata, contract, path, sha256)
+        _check_signature(engine.session, metadata, contract, str(path))
+        controller = cls(engine, metadata, contract, path, sha256)
         controller._warm_up()
         return controller
+
+    def _change_engine(self, data: bytes, inference: Inference) -> None:
+        """Serves with OpenVINO from now on, once it has given the same answer as onnxruntime.
+
+        Raises:
+            UserError: the package is missing, cannot compile the graph, or computes something else.
+        """
+        expected = self._first_answer()
+        try:
+            self._use(OpenVino(data, inference))
+        except RuntimeError as error:
+            raise UserError(f"{self.path}: OpenVINO cannot compile it: {_first_line(error)}: use engine onnxruntime") from None
+        self._warm_up()
+        fault = disagreement(expected, self._first_answer(), ENGINE_TOLERANCE[inference.precision])
+        if fault:
+            raise UserError(f"{self.path}: {self.provider} computes something else than onnxruntime ({fault}): use engine onnxruntime")
+
+    def _first_answer(self) -> dict[str, NDArray[Any]]:
+        """Action and value at the observation zero, right after a reset."""
+        self.reset(0)
+        output = self.act(np.zeros_like(self._observation))
+        answer = {artifact.ACTION: output.action}
+        if output.value is not None:
+            answer[artifact.VALUE] = np.array(output.value)
+        self.reset(0)
+        return answer
 
     def reset(self, seed: int | Sequence[int]) -> None:
         """Starts an episode: initial carry, and noise drawn anew from `SeedSequence(seed)`."""
@@ -206,7 +234,7 @@ class ControllerSession:
         self.prepare()
         self._observation[:] = observation
         try:
-            self._session.run_with_iobinding(self._bindings[self._turn], self._run_options)
+            self._runs[self._turn]()
         except Exception as error:  # whatever fails inside the graph, the robot's process goes on and holds
             self._forget()
             return ControllerOutput(self._outputs[artifact.ACTION].copy(), False, f"inference failed: {_first_line(error)}", {})
@@ -232,23 +260,22 @@ class ControllerSession:
         for name, spec in self.metadata.carry.items():
             self._carry[self._turn][name].fill(spec.initial)
 
-    def _bind(self, read: int, write: int) -> Any:
-        binding = self._session.io_binding()
-        inputs: dict[str, NDArray[np.float32]] = {artifact.OBSERVATION: self._observation}
+    def _use(self, engine: Engine) -> None:
+        self._engine, self.provider = engine, engine.name
+        self._runs = [self._bind(read=0, write=1), self._bind(read=1, write=0)]
+
+    def _bind(self, read: int, write: int) -> Run:
+        inputs: dict[str, NDArray[Any]] = {artifact.OBSERVATION: self._observation}
         inputs |= {artifact.CARRY_PREFIX + n: a for n, a in self._carry[read].items()}
         inputs |= {artifact.NOISE_PREFIX + n: a for n, a in self._noise.items()}
-        outputs = self._outputs | {artifact.NEXT_PREFIX + n: a for n, a in self._carry[write].items()}
-        for name, array in inputs.items():
-            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
-        for name, array in outputs.items():
-            binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
-        return binding
+        return self._engine.bind(inputs, self._outputs | {artifact.NEXT_PREFIX + n: a for n, a in self._carry[write].items()})
 
     def _warm_up(self) -> None:
-        self._run_options = onnxruntime.RunOptions()
+        late = threading.Event()
 
         def stop() -> None:
-            self._run_options.terminate = True
+            late.set()
+            self._engine.stop()
 
         timer = threading.Timer(WARM_UP_LIMIT_S, stop)
         timer.daemon = True
@@ -260,8 +287,8 @@ class ControllerSession:
                 output = self.act(np.zeros_like(self._observation))
                 times.append(time.perf_counter() - start)
                 if output.reason.startswith("inference failed"):
-                    late = self._run_options.terminate
-                    raise UserError(f"{self.path}: {f'no answer within {WARM_UP_LIMIT_S:g} s' if late else output.reason}: export it again")
+                    what = f"no answer within {WARM_UP_LIMIT_S:g} s" if late.is_set() else output.reason
+                    raise UserError(f"{self.path}: {what}: export it again")
         finally:
             timer.cancel()
         self.warm_up_ms = 1e3 * min(times)
@@ -282,18 +309,6 @@ def _read(path: Path) -> bytes:
     if not data:
         raise UserError(f"{path}: the file is empty: export the controller again")
     return data
-
-
-def _options(threads: int) -> Any:
-    options = onnxruntime.SessionOptions()
-    # Not set_denormal_as_zero: it changes the arithmetic of the whole calling thread, for good.
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    return options
 
 
 def _first_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.runtime.controller import ControllerSession
+from wm_ros.runtime.engine import Inference
 
 LOADER_NICE = 10
 """The loader yields to the control loop. Not where inference has threads of its own: they would inherit it."""
@@ -28,13 +29,13 @@ class HotSwap:
 
     Args:
         contract: which controllers must fit.
-        threads: of one inference.
+        inference: how controllers are computed.
         on_result: called in the loader's thread after each request, with None for success (a controller waits for `take`), else the reason.
     """
 
-    def __init__(self, contract: Contract, threads: int, on_result: Callable[[UserError | None], None] = lambda _: None) -> None:
+    def __init__(self, contract: Contract, inference: Inference, on_result: Callable[[UserError | None], None] = lambda _: None) -> None:
         self._contract = contract
-        self._threads = threads
+        self._inference = inference
         self._on_result = on_result
         self._condition = threading.Condition()
         self._request: _Request | None = None
@@ -69,7 +70,7 @@ class HotSwap:
         self._thread.join()
 
     def _work(self) -> None:
-        if self._threads == 1:
+        if self._inference.threads == 1:
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADER_NICE)
         while True:
@@ -83,7 +84,7 @@ class HotSwap:
 
     def _load(self, request: _Request) -> None:
         try:
-            session = ControllerSession.load(request.path, self._contract, self._threads, request.sha256)
+            session = ControllerSession.load(request.path, self._contract, self._inference, request.sha256)
         except UserError as error:
             self.reason = str(error).splitlines()[0]
             self._on_result(error)
