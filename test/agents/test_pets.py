@@ -49,7 +49,7 @@ def test_a_plan_has_the_shapes_that_the_artifact_promises() -> None:
     shapes = {name: tuple(value.shape) for name, value in result.items() if name != "next"}
     assert shapes == {
         "action": (1,), "value": (), "plan.action": (horizon, 1), "plan.observation": (horizon, 5), "plan.spread": (horizon, 5),
-        "candidates.observation": (elites, horizon, 5), "candidates.return": (elites,), "ok": (),
+        "candidates.observation": (elites, horizon, 5), "candidates.return": (elites,), "plan.iterations": (), "ok": (),
     }  # fmt: skip
     assert {name: tuple(value.shape) for name, value in result["next"].items()} == controller.carry
     assert controller.plan_period_s == PETS.stride * contract().control.period_s

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from wm_ros.contract.errors import UserError
+from wm_ros.planners.cem import CEMConfig
+from wm_ros.planners.icem import ICEMConfig
 from wm_ros.training import config
 from wm_ros.training.config import AgentConfig
 
@@ -29,6 +31,12 @@ def test_what_is_not_written_keeps_its_default(tmp_path: Path) -> None:
     assert given.fit.batch == default.fit.batch
 
 
+def test_the_planner_is_chosen_by_its_kind_and_is_icem_where_none_is_named(tmp_path: Path) -> None:
+    given = loaded(tmp_path, "pets: {planner: {kind: cem, horizon: 7}}").pets.planner
+    assert isinstance(given, CEMConfig) and (given.horizon, given.candidates) == (7, CEMConfig().candidates)
+    assert loaded(tmp_path, "pets: {planner: {horizon: 7}}").pets.planner == ICEMConfig(horizon=7)
+
+
 @pytest.mark.parametrize(
     ("text", "field"),
     [
@@ -42,6 +50,10 @@ def test_what_is_not_written_keeps_its_default(tmp_path: Path) -> None:
         ("pets: {stride: 0}", "stride 0 must be at least 1"),
         ("pets: {ensemble: {members: 2, elites: 3}}", "pets.ensemble: elites 3 must be between 1 and members 2"),
         ("pets: {planner: {candidates: 0}}", "pets.planner: "),
+        ("pets: {planner: {kind: cem, elites: 500}}", "pets.planner: needs 1 <= elites 500 <= candidates 400"),
+        ("pets: {planner: {kind: cem, kept: 2}}", "pets.planner.kept: unknown field"),
+        ("pets: {planner: {kind: mppi, horizon: long}}", "pets.planner.horizon: "),
+        ("pets: {planner: {kind: cme}}", "pets.planner.kind: no planner 'cme'; there are random_shooting, cem"),
         ("pets: {explorer: {std: -1.0}}", "pets.explorer: "),
         ("fit: {holdout: 1.5}", "fit: holdout 1.5"),
         ("fit: 3", "fit.: expected a mapping, found int"),

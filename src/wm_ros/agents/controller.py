@@ -20,7 +20,8 @@ class Controller(nn.Module):
     """A controller as a pure function of observation, carry and noise.
 
     `forward(observation [O], carry, noise)` gives a dict with `action [A]` in contract units, `next` (the new carry) and whatever of
-    `value`, `plan.action`, `plan.observation`, `plan.spread`, `candidates.observation`, `candidates.return`, `ok` the agent has.
+    `value`, `plan.action`, `plan.observation`, `plan.spread`, `candidates.observation`, `candidates.return`,
+    `plan.iterations`, `ok` the agent has.
     """
 
     agent: str

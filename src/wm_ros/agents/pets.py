@@ -1,4 +1,4 @@
-"""PETS: probabilistic ensemble with trajectory sampling under MPC (Chua et al. 2018), with iCEM as the planner."""
+"""PETS: probabilistic ensemble with trajectory sampling under MPC (Chua et al. 2018), with any planner; iCEM unless chosen otherwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from wm_ros.contract.schema import Contract
 from wm_ros.models.dynamics import LimitCost, ObservationDynamics, Propagation
 from wm_ros.models.ensemble import EnsembleConfig
 from wm_ros.models.family import ModelConfig
-from wm_ros.planners.icem import ICEM, ICEMConfig
+from wm_ros.planners.choice import PlannerChoice, make
+from wm_ros.planners.icem import ICEMConfig
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class PetsConfig:
     """Family of the networks, and what they predict."""
     limits: LimitCost = field(default_factory=LimitCost)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
-    planner: ICEMConfig = field(default_factory=ICEMConfig)
+    planner: PlannerChoice = field(default_factory=ICEMConfig)
+    """`kind` names the planner, `icem` where it is not given; the other settings are its own."""
     explorer: ExplorerConfig = field(default_factory=ExplorerConfig)
     """What acts before there is a model."""
 
@@ -66,7 +68,7 @@ class PetsController(Controller):
         super().__init__()
         self.config = asdict(config)
         self.model = dynamics(contract, config, planning=True)
-        self.planner = ICEM(
+        self.planner = make(
             config.planner,
             torch.tensor([j.low for j in contract.action.joints]),
             torch.tensor([j.high for j in contract.action.joints]),
@@ -90,5 +92,6 @@ class PetsController(Controller):
             "plan.spread": plan.spread,
             "candidates.observation": plan.candidates,
             "candidates.return": plan.returns,
+            "plan.iterations": plan.iterations,
             "ok": plan.ok,
         }

@@ -174,7 +174,7 @@ def _drop_debug_text(model: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet(logger: str):  # type: ignore[no-untyped-def]
-    loggers = [logging.getLogger(logger), logging.getLogger("onnxscript")]
+    loggers = [logging.getLogger(logger), logging.getLogger("onnxscript"), logging.getLogger("onnx_ir")]
     levels = [item.level for item in loggers]
     for item in loggers:
         item.setLevel(logging.ERROR)

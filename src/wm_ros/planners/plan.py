@@ -21,10 +21,12 @@ class Plan(NamedTuple):
     value: Tensor
     """Predicted return of the plan `[]`."""
     candidates: Tensor
-    """Imagined observations of the best candidates `[K, H, O]`, best first."""
+    """Imagined observations of the best candidates `[K, H, O]`: the plan, then the others by return."""
     returns: Tensor
     """Their predicted returns `[K]`."""
     ok: Tensor
     """False where no candidate had a finite return `[]`."""
+    iterations: Tensor
+    """How many iterations were done `[]`: fewer than configured where the planner was stopped."""
     carry: dict[str, Tensor]
     """What the next call starts from."""

@@ -17,6 +17,7 @@ METADATA_KEY = "wm_ros"
 
 OBSERVATION, ACTION, VALUE, OK = "observation", "action", "value", "ok"
 PLAN_ACTION, PLAN_OBSERVATION, PLAN_SPREAD = "plan.action", "plan.observation", "plan.spread"
+PLAN_ITERATIONS = "plan.iterations"
 CANDIDATES_OBSERVATION, CANDIDATES_RETURN = "candidates.observation", "candidates.return"
 CARRY_PREFIX, NEXT_PREFIX, NOISE_PREFIX = "carry.", "next.", "noise."
 

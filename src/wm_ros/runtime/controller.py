@@ -70,6 +70,11 @@ class ControllerOutput:
         return self._copy(artifact.PLAN_SPREAD)
 
     @property
+    def plan_iterations(self) -> int | None:
+        """Iterations that the planner did."""
+        return int(self.arrays[artifact.PLAN_ITERATIONS]) if artifact.PLAN_ITERATIONS in self.arrays else None
+
+    @property
     def candidates_observation(self) -> NDArray[np.float32] | None:
         """[K, H, O], the first is the plan."""
         return self._copy(artifact.CANDIDATES_OBSERVATION)
@@ -351,6 +356,7 @@ def _check_signature(session: Any, metadata: Metadata, contract: Contract, where
         artifact.PLAN_ACTION: (horizon, a),
         artifact.PLAN_OBSERVATION: (horizon, o),
         artifact.PLAN_SPREAD: (horizon, o),
+        artifact.PLAN_ITERATIONS: (),
         artifact.CANDIDATES_OBSERVATION: (count, horizon, o),
         artifact.CANDIDATES_RETURN: (count,),
     }

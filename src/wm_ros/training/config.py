@@ -11,6 +11,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from wm_ros.agents.pets import PetsConfig
 from wm_ros.contract import resources
 from wm_ros.contract.errors import UserError
+from wm_ros.planners.choice import CONFIGS, kind_of
+from wm_ros.planners.planner import PlannerConfig
 from wm_ros.training.fit import FitConfig
 
 
@@ -40,7 +42,7 @@ def load(name: str | Path) -> AgentConfig:
     try:
         return TypeAdapter(AgentConfig).validate_python(data)
     except ValidationError as error:
-        lines = [f"{path}: {'.'.join(str(p) for p in f['loc'])}: {f['msg'].removeprefix('Value error, ')}" for f in error.errors()]
+        lines = [f"{path}: {_field(f['loc'])}: {f['msg'].removeprefix('Value error, ')}" for f in error.errors()]
         raise UserError("\n".join(lines)) from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
@@ -55,4 +57,19 @@ def _refuse_unknown(kind: type, data: object, where: str, prefix: str) -> None:
             raise UserError(f"{where}: {prefix}{key}: unknown field; there are {', '.join(known)}")
         factory = known[key].default_factory
         if isinstance(factory, type) and is_dataclass(factory):
-            _refuse_unknown(factory, value, where, f"{prefix}{key}.")
+            _refuse_unknown(_chosen(factory, value, where, f"{prefix}{key}."), value, where, f"{prefix}{key}.")
+
+
+def _chosen(kind: type, value: object, where: str, prefix: str) -> type:
+    """The settings that `value` has: those of the planner that it names, else those of `kind`."""
+    if not issubclass(kind, PlannerConfig):
+        return kind
+    if kind_of(value) not in CONFIGS:
+        raise UserError(f"{where}: {prefix}kind: no planner {kind_of(value)!r}; there are {', '.join(CONFIGS)}")
+    return CONFIGS[kind_of(value)]
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """A field as it stands in the file: without the kind that pydantic puts behind a choice."""
+    parts = [part for i, part in enumerate(location) if not (i > 0 and location[i - 1] == "planner" and part in CONFIGS)]
+    return ".".join(str(part) for part in parts)
