@@ -20,6 +20,8 @@ from torch import Tensor
 
 from wm_ros.agents.controller import Controller, NoiseSpec
 from wm_ros.export import template
+from wm_ros.models.family import ModelConfig
+from wm_ros.models.simulator import SimulatorModel
 from wm_ros.planners.cem import CEMConfig
 from wm_ros.planners.choice import CONFIGS, make
 from wm_ros.planners.icem import ICEMConfig
@@ -28,9 +30,12 @@ from wm_ros.planners.planner import PlannerConfig
 from wm_ros.planners.random_shooting import RandomShootingConfig
 
 FAMILIES: dict[str, Callable[[], Any]] = {
-    "gaussian mean": lambda: random_dynamics(stride=2, sample=False),
+    "gaussian mean": lambda: random_dynamics(stride=2, sample=False, propagation="mean"),
     "gaussian TSinf": lambda: random_dynamics(stride=1, sample=True),
     "gaussian TS1": lambda: random_dynamics(stride=1, sample=True, propagation="TS1"),
+    "deterministic": lambda: random_dynamics(stride=2, sample=False, model=ModelConfig(family="deterministic")),
+    "mixture": lambda: random_dynamics(stride=1, sample=True, model=ModelConfig(family="mixture", components=2)),
+    "simulator": lambda: SimulatorModel(contract(), stride=2, threads=1),
 }
 PLANNERS: dict[str, PlannerConfig] = {
     "random_shooting": RandomShootingConfig(horizon=2, candidates=40, shown=3),
@@ -38,9 +43,9 @@ PLANNERS: dict[str, PlannerConfig] = {
     "icem": ICEMConfig(horizon=2, candidates=8, iterations=2, elites=3, kept=2),
     "mppi": MPPIConfig(horizon=2, candidates=8, iterations=2, shown=3, control_cost=0.1, aggregate="worst", pessimism=0.1),
 }
-NOT_IN_A_GRAPH: set[str] = set()
+NOT_IN_A_GRAPH = {"simulator"}
 """Families that no ONNX graph can hold."""
-FIRST_FAMILY, FIRST_PLANNER = "gaussian TS1", "mppi"
+FIRST_FAMILY, FIRST_PLANNER = "deterministic", "random_shooting"
 FULL = bool(os.environ.get("WM_ROS_FULL_MATRIX"))
 EXPORTED = [
     (planner, family)
