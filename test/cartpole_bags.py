@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from wm_ros.data.ros_types import standard_store
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
 STRING = "std_msgs/msg/String"
+NUMBERS = "std_msgs/msg/Float64MultiArray"
 START = 1_000_000_000
 PERIOD = 20_000_000
 
@@ -40,6 +42,12 @@ def joint_state(
 ) -> bytes:
     columns = [np.asarray(c, np.float64) for c in (position, velocity, effort)]
     return cdr(JOINT_STATE, message(JOINT_STATE, header(stamp_ns, frame), names, *columns), **options)
+
+
+def numbers(values: list[float]) -> bytes:
+    dimension = message("std_msgs/msg/MultiArrayDimension", "stamp_s,reward,terminated,truncated,return", len(values), len(values))
+    layout = message("std_msgs/msg/MultiArrayLayout", [dimension], 0)
+    return cdr(NUMBERS, message(NUMBERS, layout, np.asarray(values, np.float64)))
 
 
 @lru_cache
@@ -77,12 +85,14 @@ def write_cartpole(
     close: bool = True,
     options: BagOptions | None = None,
     of: Contract | None = None,
+    judge: Callable[[int], tuple[float, bool] | None] | None = None,
 ) -> Path:
-    """A bag of `ticks` steps: sensors at every tick 0..ticks, commands at 0..ticks-1."""
+    """A bag of `ticks` steps: sensors at every tick 0..ticks, commands at 0..ticks-1, and `step` with what `judge` says of a tick."""
     writer = BagWriter(path, custom_data(of or contract()), options)
     sensor = writer.add_topic(f"{namespace}/joint_states", JOINT_STATE, Qos("best_effort", depth=5))
     command = writer.add_topic(f"{namespace}/command", JOINT_STATE, Qos(depth=1))
     episode = writer.add_topic(f"{namespace}/episode", STRING, Qos(durability="transient_local", depth=1))
+    step = writer.add_topic(f"{namespace}/step", NUMBERS, Qos()) if judge is not None else 0
 
     def say(what: EpisodeState, at: int) -> None:
         writer.write(episode, cdr(STRING, message(STRING, what.to_json())), at, at)
@@ -96,6 +106,8 @@ def write_cartpole(
             at = stamp + (jitter_ns if k % 2 else -jitter_ns)
             # hinge first: the contract has the slider first, so order matters
             writer.write(sensor, joint_state(at, ["hinge_1", "slider"], position[::-1], velocity[::-1]), stamp + 2000, at)
+        if judge is not None and k < ticks and (judged := judge(k)) is not None:
+            writer.write(step, numbers([stamp * 1e-9, judged[0], judged[1], False, 0.0]), stamp + 5000, stamp + 5000)
         if k < ticks and k not in skip_command:
             writer.write(command, joint_state(stamp, ["slider"], effort=[force(k)], frame="pets:3:1f2e3d4c"), stamp + 3000, stamp)
     if announce and close:

@@ -65,8 +65,10 @@ def load_with_functions(file: str) -> schema.Contract:
         UserError: a fault in the file, or a function that no installed package has.
     """
     contract = schema.load(file)
-    reward_function(contract)
-    termination_function(contract)
+    if not contract.reward.learned:
+        reward_function(contract)
+    if contract.termination is None or not contract.termination.learned:
+        termination_function(contract)
     return contract
 
 

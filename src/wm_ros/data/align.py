@@ -1,4 +1,4 @@
-"""Bags to episodes: the messages on the control period, with reward and termination computed anew."""
+"""Bags to episodes: messages on the control period, with reward and termination computed anew, or as recorded where they are learned."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from wm_ros.contract.announcements import EpisodeState
 from wm_ros.contract.assembler import encode
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
-from wm_ros.data import thin
+from wm_ros.data import recorded_steps, thin
 from wm_ros.data.bag_reader import Bag, Loss
 from wm_ros.data.columns import ChannelColumns
 from wm_ros.data.episode import Episode, Provenance
 from wm_ros.data.policy import sample
+from wm_ros.data.recorded_steps import RecordedSteps
 from wm_ros.data.recording import CLOCK_JUMP_NS, Recording, check_contract
 
 _NS = 1_000_000_000
@@ -169,20 +170,25 @@ def _spans(recording: Recording, pieces: dict[str, list[ChannelColumns]], comman
     return episode_spans(recording.states, last)
 
 
-def episodes_of(recording: Recording, contract: Contract) -> list[Episode]:
+def episodes_of(recording: Recording, contract: Contract, steps: RecordedSteps | None = None) -> list[Episode]:
     """The episodes in a recording; see `cut`."""
-    return list(cut(recording, contract))
+    return list(cut(recording, contract, steps))
 
 
-def cut(recording: Recording, contract: Contract) -> Iterator[Episode]:
+def cut(recording: Recording, contract: Contract, steps: RecordedSteps | None = None) -> Iterator[Episode]:
     """Cuts a recording into episodes, one after the other: at announced ends, at gaps, at terminations.
 
-    The result has only whole steps: two observations, each with samples no older than its channel allows, and the command between them.
+    The result has only whole steps: two observations, each with samples no older than its channel allows, and the command between them; and
+    with `steps`, of `recorded_steps.read`, what was recorded of the reward and the termination that the contract calls `learned`.
     """
     period = contract.control.period_ns
     pieces = {name: _ordered(columns) for name, columns in recording.channels.items()}
     command = _ordered(recording.command)
-    reward, termination = functions.reward_function(contract), functions.termination_function(contract)
+    learned_end = contract.termination is not None and contract.termination.learned
+    reward = None if contract.reward.learned else functions.reward_function(contract)
+    termination = None if learned_end else functions.termination_function(contract)
+    if steps is None and (reward is None or learned_end):
+        raise ValueError("a contract with a learned reward or termination needs recorded steps")
     for span in _spans(recording, pieces, command):
         tick = _ticks(contract, span, pieces[contract.observation[0].name])
         if len(tick) < 2:
@@ -198,6 +204,10 @@ def cut(recording: Recording, contract: Contract) -> Iterator[Episode]:
         valid &= np.isfinite(observation).all(axis=1)
         commanded &= np.isfinite(action).all(axis=1)
         whole = valid[:-1] & valid[1:] & commanded[:-1] & (np.diff(tick) == period)
+        rewarded, ended = np.zeros(len(tick)), np.zeros(len(tick), np.bool_)
+        if steps is not None:
+            rewarded, ended, judged = steps.at(tick, period)
+            whole &= judged[:-1]
         provenance = _provenance(recording.provenance, span.state)
         part = 0
         for begin, stop in _runs(whole):
@@ -205,15 +215,19 @@ def cut(recording: Recording, contract: Contract) -> Iterator[Episode]:
             while begin < stop and not (terminated and span.state is not None):
                 # What comes after a final state is no part of an announced episode; elsewhere it is the next one.
                 seen, done = observation[begin : stop + 1], action[begin:stop]
-                ends = np.zeros(len(done), np.bool_)
+                ends = ended[begin:stop] if learned_end else np.zeros(len(done), np.bool_)
                 if termination is not None:
                     ends = np.asarray(termination(seen[:-1], done, seen[1:]), np.bool_)
                 length = int(np.argmax(ends)) + 1 if ends.any() else len(done)
                 terminated = bool(ends[length - 1])
+                if reward is None:
+                    got = contract.reward.scale * rewarded[begin : begin + length]
+                else:
+                    got = reward(seen[:length], done[:length], seen[1 : length + 1])
                 yield Episode(
                     observation=seen[: length + 1],
                     action=done[:length],
-                    reward=_finite_reward(contract, reward(seen[:length], done[:length], seen[1 : length + 1])),
+                    reward=_finite_reward(contract, got),
                     terminated=ends[:length],
                     truncated=not terminated,
                     stamp=tick[begin : begin + length + 1],
@@ -313,4 +327,4 @@ def iterate_episodes(
     recording = thin.read(bag, contract, namespace, spans_of, whole_bytes)
     for loss in bag.losses:
         on_loss(loss)
-    yield from cut(recording, contract)
+    yield from cut(recording, contract, recorded_steps.read(bag, contract, namespace))

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Channel, Contract
+from wm_ros.data import recorded_steps
 from wm_ros.data.align import episodes_of
 from wm_ros.data.bag_reader import Bag
 from wm_ros.data.columns import ChannelColumns
+from wm_ros.data.episode import Episode
 from wm_ros.data.recording import CLOCK_JUMP_NS, action_channel, check_contract, find_channels, read_recording
 
 _NS = 1e9
@@ -128,9 +130,13 @@ def check(bag: Bag, contract: Contract, namespace: str = "", *, force: bool = Fa
         channels.append(report)
         if channel.name in sources.topics:
             problems += _problems(channel, report, contract)
-    episodes = episodes_of(recording, contract)
+    episodes: list[Episode] = []
+    try:
+        episodes = episodes_of(recording, contract, recorded_steps.read(bag, contract, namespace))
+    except UserError as error:
+        problems.append(Problem("error", "", str(error)))
     steps = sum(len(e) for e in episodes)
-    if not steps and not sources.faults:
+    if not steps and not any(p.severity == "error" for p in problems):
         problems.append(Problem("error", "", "no step has fresh observations on both sides and a command between them: see the gaps"))
     return CheckReport(
         bag=str(bag.path),

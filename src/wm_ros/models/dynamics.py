@@ -183,7 +183,7 @@ class ObservationDynamics(nn.Module):
         if self._limits is not None:
             reward = reward - self._limit_cost(after)
         ended = self._endings(before, held, after)
-        return Imagined(after, reward, None if ended is None else torch.cumprod(1.0 - ended, dim=0))
+        return Imagined(after, reward, None if ended is None else _running_product(1.0 - ended))
 
     def step(self, observation: Tensor, action: Tensor) -> Step:
         """See `WorldModel.step`."""
@@ -314,6 +314,14 @@ class ObservationDynamics(nn.Module):
         if not self._has_pairs:
             return observation
         return observation / torch.sqrt(torch.matmul(observation * observation, self._pairs) + self._offset)
+
+
+def _running_product(share: Tensor) -> Tensor:
+    """Products of `share [H, ...]` over the first 1 to H rows; the export knows no `cumprod`."""
+    products = [share[0]]
+    for row in share.unbind(0)[1:]:
+        products.append(products[-1] * row)
+    return torch.stack(products)
 
 
 def _ranges(contract: Contract) -> tuple[Tensor, Tensor]:

@@ -41,8 +41,10 @@ class EpisodeTracker:
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
-        self._reward = reward_function(contract)
-        self._termination = termination_function(contract)
+        # What is learned is judged by somebody else, and recorded from there.
+        learned_end = contract.termination is not None and contract.termination.learned
+        self._reward = None if contract.reward.learned else reward_function(contract)
+        self._termination = None if learned_end else termination_function(contract)
         self._period_ns = contract.control.period_ns
         self._max_gap_ns = max(round(contract.safety.max_observation_age_s * 1e9), 2 * self._period_ns)
         self.begin()
@@ -135,7 +137,7 @@ class EpisodeTracker:
     def _transition(
         self, stamp: int, before: NDArray[np.float32], action: NDArray[np.float32], next_stamp: int, after: NDArray[np.float32]
     ) -> list[Step]:
-        reward = float(self._reward(before, action, after))
+        reward = 0.0 if self._reward is None else float(self._reward(before, action, after))
         terminated = self._termination is not None and bool(self._termination(before, action, after))
         ticks = self._tick(next_stamp) - self._tick(stamp)
         self.lost_observations += ticks - 1
