@@ -16,7 +16,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 # Where a ROS 2 is sourced, its own rclpy and messages are used.
 comma := ,
-EXTRAS := train,test,lint$(if $(ROS_DISTRO),,$(comma)ros)
+EXTRAS := train,signing,test,lint$(if $(ROS_DISTRO),,$(comma)ros)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c $(VENV)/constraints.txt
 
 help: ## this list

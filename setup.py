@@ -38,7 +38,7 @@ setup(
         (f"share/{PACKAGE}", ["package.xml"]),
         (f"lib/{PACKAGE}", EXECUTABLES),
         *data_files("launch", "*.launch.py"),
-        *data_files("config", "*.yaml", "*.rviz"),
+        *data_files("config", "*.yaml", "*.rviz", "*.xml"),
         *data_files("sim", "*.xml", "*.png", "*.stl", "*.obj"),
     ],
     entry_points={"console_scripts": ["wm-ros = wm_ros.cli.main:main"]},
@@ -49,6 +49,8 @@ setup(
         "gpu": ["onnxruntime-gpu"],
         # ROS 2 Kilted as wheels, for machines without a ROS 2 installation.
         "ros": ["ros-rclpy[fastrtps]", "ros-kilted-common-interfaces", "ros-lifecycle-msgs", "ros-rosgraph-msgs"],
+        # Signed controllers: `wm-ros key`, `wm-ros sign`, parameters signing_key and trusted_key.
+        "signing": ["cryptography"],
         # For `wm-ros bag convert --format parquet`.
         "parquet": ["pyarrow"],
         # A second engine for controllers: mpc's parameter `engine`.

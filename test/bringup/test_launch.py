@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from wm_ros.bringup import exposure, launch
 from wm_ros.bringup.launch import ARGUMENTS, options_from_text
 from wm_ros.contract import resources
 from wm_ros.contract.errors import UserError
@@ -24,6 +25,12 @@ class DeclareLaunchArgument:
     default_value: str | None = field(default=None, kw_only=True)
     description: str = field(default="", kw_only=True)
     choices: list[str] | None = field(default=None, kw_only=True)
+
+
+@dataclass
+class SetEnvironmentVariable:
+    name: str
+    value: str
 
 
 @dataclass(kw_only=True)
@@ -73,11 +80,14 @@ class LaunchDescription:
     entities: list[Any]
 
 
+ACTIONS = (DeclareLaunchArgument, SetEnvironmentVariable, OpaqueFunction, Shutdown, ExecuteProcess)
+
+
 @pytest.fixture(autouse=True)
 def launch_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     contents = {
         "launch": {"LaunchDescription": LaunchDescription},
-        "launch.actions": {c.__name__: c for c in (DeclareLaunchArgument, OpaqueFunction, Shutdown, ExecuteProcess)},
+        "launch.actions": {c.__name__: c for c in ACTIONS},
         "launch_ros": {},
         "launch_ros.actions": {"LifecycleNode": LifecycleNode},
         "launch_ros.parameter_descriptions": {"ParameterValue": ParameterValue},
@@ -93,8 +103,8 @@ def described(kind: str) -> tuple[dict[str, DeclareLaunchArgument], Any]:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    *arguments, build = module.generate_launch_description().entities
-    return {a.name: a for a in arguments}, build.function
+    *before, build = module.generate_launch_description().entities
+    return {a.name: a for a in before if isinstance(a, DeclareLaunchArgument)}, build.function
 
 
 def started(kind: str, **given: str) -> list[Any]:
@@ -180,3 +190,14 @@ def test_a_faulty_argument_is_one_message_with_its_name() -> None:
 def test_arguments_of_the_wrong_kind_are_refused(name: str, text: str) -> None:
     with pytest.raises(UserError, match=name):
         options_from_text({name: text})
+
+
+def test_launched_nodes_listen_on_this_machine_only_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def variables() -> dict[str, str]:
+        return {a.name: a.value for a in launch.description("sim").entities if isinstance(a, SetEnvironmentVariable)}
+
+    for name in (exposure.RANGE, *exposure.PROFILES, *exposure.OTHERS):
+        monkeypatch.delenv(name, raising=False)
+    assert variables() == exposure.defaults({}) and variables()[exposure.RANGE] == "LOCALHOST"
+    monkeypatch.setenv(exposure.RANGE, "SUBNET")
+    assert variables() == {}

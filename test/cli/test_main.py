@@ -14,7 +14,7 @@ from wm_ros.cli import main
 from wm_ros.contract import resources
 
 CONTRACT = resources.share_directory() / "config" / "contracts" / "cartpole_swingup.yaml"
-COMMANDS = ("demo", "up", "contract", "report", "train", "bench", "learn-check")
+COMMANDS = ("demo", "up", "contract", "report", "train", "key", "sign", "bench", "learn-check")
 
 
 def wm_ros(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

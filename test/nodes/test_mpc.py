@@ -25,6 +25,7 @@ from wm_ros.contract.assembler import Assembler, stamp_ns
 from wm_ros.nodes.base import LATCHED_QOS, LOCKSTEP_QOS, OK, WARN
 from wm_ros.nodes.messages import numpy_array, time_message
 from wm_ros.runtime.controller import ControllerSession
+from wm_ros.runtime.signature import SigningKey, new_key, signature_path
 
 CONTRACT = tiny_controller.contract()
 PERIOD = CONTRACT.control.period_ns
@@ -211,7 +212,9 @@ def test_announced_controllers_are_swapped_in_and_bad_ones_leave_the_old_one_ser
     corrupt = folder / "corrupt.onnx"
     corrupt.write_bytes(good.read_bytes()[:200])
     foreign = tiny_controller.other_contract(folder / "foreign.onnx")
-    with running("mpc", peer.namespace, folder / "announced.log", mode="lockstep", threads=1):
+    outside = tiny_controller.constant(folder.parent / f"{folder.name}_outside.onnx", 9.0, version=9)
+    (folder / "link.onnx").symlink_to(outside)
+    with running("mpc", peer.namespace, folder / "announced.log", mode="lockstep", threads=1, model_folder=folder):
         peer.fresh_health("mpc", lambda level, text, v: v["reason"] == "waiting for a controller", "mpc to wait")
         peer.announce(tiny_controller.notice(good))
         peer.wait_for_version(1)
@@ -219,6 +222,8 @@ def test_announced_controllers_are_swapped_in_and_bad_ones_leave_the_old_one_ser
             (tiny_controller.notice(corrupt, version=7), "corrupt.onnx"),
             (tiny_controller.notice(good, version=7).model_copy(update={"sha256": "0" * 64}), "sha256"),
             (tiny_controller.notice(foreign, version=7), "made for another contract"),
+            (tiny_controller.notice(outside, version=9), "lies outside"),
+            (tiny_controller.notice(folder / "link.onnx", version=9), "lies outside"),
             (tiny_controller.notice(foreign, version=7).model_copy(update={"contract_hash": "0" * 64}), "not for this robot"),
         ):
             peer.announce(bad)
@@ -230,6 +235,23 @@ def test_announced_controllers_are_swapped_in_and_bad_ones_leave_the_old_one_ser
         peer.wait_for_version(2)
         assert list(peer.ask().effort) == [2.0]
         assert peer.fresh_health("mpc", lambda level, text, v: not v["reason"], "no reason")[0] == OK
+    peer.close()
+
+
+def test_a_robot_with_a_trusted_key_serves_what_it_signed_and_goes_on_serving_when_an_unsigned_one_is_announced(folder: Path) -> None:
+    peer = Lockstep("mpc_signed")
+    new_key(folder / "key")
+    key = SigningKey.load(folder / "key")
+    signed, unsigned = (tiny_controller.constant(folder / f"{name}.onnx", 3.0, version=v) for v, name in ((1, "signed"), (2, "unsigned")))
+    signature_path(signed).write_bytes(key.sign(tiny_controller.notice(signed).sha256))
+    parameters: dict[str, Any] = {"model_folder": folder, "trusted_key": folder / "key.pub"}
+    with running("mpc", peer.namespace, folder / "signed.log", mode="lockstep", threads=1, **parameters):
+        peer.announce(tiny_controller.notice(signed))
+        peer.wait_for_version(1)
+        peer.announce(tiny_controller.notice(unsigned, version=2))
+        level, _, values = peer.fresh_health("mpc", lambda level, text, v: "takes signed controllers only" in v["reason"], "the reason")
+        assert level == WARN and values["controller_version"] == "1"
+        assert list(peer.ask().effort) == [3.0]
     peer.close()
 
 
@@ -248,6 +270,7 @@ def test_an_output_that_is_not_finite_is_never_published(folder: Path) -> None:
     ("name", "value", "words"),
     [
         ("controller", "/nowhere.onnx", ["/nowhere.onnx", "cannot read the controller"]),
+        ("trusted_key", "/nowhere.pub", ["/nowhere.pub", "No such file"]),
         ("cpu_affinity", "x", ["cpu_affinity", "write a list such as"]),
         ("threads", "0", ["threads", "within [1, 256]"]),
         ("mode", "turbo", ["mode", "one of realtime, lockstep"]),

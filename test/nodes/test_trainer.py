@@ -17,6 +17,7 @@ from wm_ros.contract.announcements import ControllerNotice, Progress, Segment
 from wm_ros.data.bag_hash import bag_hash
 from wm_ros.nodes.base import ERROR, LATCHED_QOS, OK, SEGMENT_QOS
 from wm_ros.runtime.controller import ControllerSession
+from wm_ros.runtime.signature import TrustedKey, new_key
 
 CONTRACT = cartpole_bags.contract()
 TICKS = 80
@@ -73,7 +74,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def trainer(folder: Path) -> Iterator[tuple[Robot, Process]]:
     robot = Robot("trainer")
-    parameters = {"agent": agent(folder, 40), "run_directory": folder / "run", "threads": 1, "seed": 3}
+    new_key(folder / "key")
+    keys = {"signing_key": folder / "key", "bag_folder": folder}
+    parameters = {"agent": agent(folder, 40), "run_directory": folder / "run", "threads": 1, "seed": 3, **keys}
     with running("trainer", robot.namespace, folder / "log", **parameters) as process:
         yield robot, process
     robot.close()
@@ -83,13 +86,15 @@ def test_a_recorded_bag_becomes_the_next_controller(trainer: tuple[Robot, Proces
     robot, _ = trainer
     explorer = robot.wait_for_version(0)
     assert explorer.agent == "explore" and explorer.version == 0 and explorer.episodes == 0
+    assert (folder / "run" / "models" / "0000" / "controller.onnx.sig").is_file()
     assert ControllerSession.load(explorer.path, CONTRACT, expected_sha256=explorer.sha256).name.startswith("explore:0:")
     bag = cartpole_bags.write_cartpole(folder / "episode_0000", TICKS)
     robot.announce(bag)
     learned = robot.wait_for_version(1)
     assert (learned.agent, learned.version, learned.episodes) == ("pets", 1, 1)
     assert learned.path == str(folder / "run" / "models" / "0001" / "controller.onnx")
-    metadata = ControllerSession.load(learned.path, CONTRACT, expected_sha256=learned.sha256).metadata
+    trusted = TrustedKey.load(folder / "key.pub")
+    metadata = ControllerSession.load(learned.path, CONTRACT, expected_sha256=learned.sha256, trusted=trusted).metadata
     assert [(b.path, b.sha256) for b in metadata.training_bags] == [(str(bag), bag_hash(bag))] and metadata.seed == 3
     robot.wait(lambda: robot.progress and robot.progress[-1].phase == "ready", "the end of the training")
     phases = list(dict.fromkeys(p.phase for p in robot.progress if p.version == 1))
@@ -105,6 +110,8 @@ def test_what_must_not_be_learned_from_is_left_alone(trainer: tuple[Robot, Proce
     robot.wait(lambda: "other: recorded under another contract (00000000): not learned from" in process.output, "the refusal")
     robot.segments.publish(String(data='{"path": 3}'))
     robot.wait(lambda: "log/segment: path: " in process.output, "the second refusal")
+    robot.announce(Path("/etc"))
+    robot.wait(lambda: f"log/segment: /etc lies outside {folder}: not opened" in process.output, "the third refusal")
     robot.announce(other, purpose="evaluate")
     robot.announce(other, state="discarded")
     missing = folder / "missing"
@@ -146,7 +153,7 @@ def test_the_newest_controller_is_told_to_whoever_asks_later(trainer: tuple[Robo
 def test_an_interrupt_during_a_fit_ends_the_trainer_and_leaves_no_half_file(folder: Path) -> None:
     robot = Robot("trainer_interrupted")
     run = folder / "interrupted"
-    parameters = {"agent": agent(folder, 10**8), "run_directory": run, "threads": 1}
+    parameters = {"agent": agent(folder, 10**8), "run_directory": run, "threads": 1, "bag_folder": folder}
     try:
         with running("trainer", robot.namespace, folder / "interrupted.log", **parameters):
             robot.announce(cartpole_bags.write_cartpole(folder / "endless", TICKS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -277,3 +278,10 @@ def test_tensors_in_other_files_are_refused_wherever_they_hide(tmp_path: Path, p
 def test_a_controller_that_never_answers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller, "WARM_UP_LIMIT_S", 0.3)
     assert_refused(tiny.slow(tmp_path / "c.onnx", rounds=10_000_000), "no answer within 0.3 s")
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")  # opening it plainly would wait for a writer for ever
+    for path in (tmp_path / "pipe.onnx", Path("/dev/zero")):
+        with pytest.raises(UserError, match="not a regular file"):
+            load(path)

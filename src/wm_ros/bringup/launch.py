@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from wm_ros.bringup import exposure
 from wm_ros.bringup.fields import field_docs
 from wm_ros.bringup.system import NodeProcess, Process, Program, SystemOptions, describe, describe_replay, describe_training
 from wm_ros.contract.errors import UserError
@@ -29,7 +31,7 @@ BAG = "Bag to play: the folder that holds its metadata.yaml"
 def description(kind: Literal["sim", "robot", "train", "replay"]) -> Any:
     """A LaunchDescription: the arguments of one launch file, and the processes that follow from their values."""
     from launch import LaunchDescription
-    from launch.actions import DeclareLaunchArgument, OpaqueFunction
+    from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 
     defaults, docs = SystemOptions(), field_docs(SystemOptions)
     arguments = [
@@ -45,7 +47,8 @@ def description(kind: Literal["sim", "robot", "train", "replay"]) -> Any:
         options = options_from_text({name: values[name] for name in ARGUMENTS[kind]}, **FIXED[kind])
         return actions(_processes(kind, options, values.get("bag", "")))
 
-    return LaunchDescription([*arguments, OpaqueFunction(function=build)])
+    local = [SetEnvironmentVariable(name, value) for name, value in exposure.defaults(os.environ).items()]
+    return LaunchDescription([*arguments, *local, OpaqueFunction(function=build)])
 
 
 def _processes(kind: str, options: SystemOptions, bag: str) -> tuple[Process, ...]:

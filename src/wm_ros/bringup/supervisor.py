@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import yaml
 
-from wm_ros.bringup import watcher
+from wm_ros.bringup import exposure, watcher
 from wm_ros.bringup.interrupt import held_back
 from wm_ros.bringup.system import NodeProcess, Process, Program
 from wm_ros.contract.errors import UserError
@@ -65,10 +65,11 @@ class Supervisor:
         """
         Args:
             log_directory: gets `<name>.log` and `<name>.params.yaml` for every process; made if missing.
-            environment: what the processes see besides the present environment.
+            environment: what the processes see besides the present environment, and besides `exposure.defaults`.
         """
         self.log_directory = log_directory
-        self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", "ROS_LOG_DIR": str(log_directory / "ros"), **(environment or {})}
+        given = {**os.environ, **(environment or {})}
+        self._environment = {"PYTHONUNBUFFERED": "1", **given, "ROS_LOG_DIR": str(log_directory / "ros"), **exposure.defaults(given)}
         self._running: dict[str, _Running] = {}
         self._watcher: subprocess.Popen[bytes] | None = None
 

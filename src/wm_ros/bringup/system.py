@@ -119,6 +119,7 @@ def describe(options: SystemOptions) -> tuple[Process, ...]:
     """
     schema.load(options.contract)  # once here, so that it is said once, and not by every node
     nodes: list[Process] = []
+    run = Path(options.run_directory).expanduser().resolve()
     logger, sim = ["logger"] * options.record, ["sim"] * options.simulate
     if options.simulate:
         # The clock's source must not follow it.
@@ -133,9 +134,9 @@ def describe(options: SystemOptions) -> tuple[Process, ...]:
             )
         )
     nodes.append(_node(options, "command_gate", awaits=",".join(["episode_manager", *sim, *logger])))
-    nodes.append(_node(options, "mpc", controller=_absolute(options.controller)))
+    nodes.append(_node(options, "mpc", controller=_absolute(options.controller), model_folder=str(run / "models")))
     if options.record:
-        nodes.append(_node(options, "logger", directory=str(Path(options.run_directory).expanduser().resolve() / "bags")))
+        nodes.append(_node(options, "logger", directory=str(run / "bags")))
     if options.train:
         nodes.append(_trainer(options))
     nodes.append(

@@ -22,6 +22,8 @@ from wm_ros.cli.record import Record
 from wm_ros.cli.versions import versions
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
+from wm_ros.runtime.confinement import inside
+from wm_ros.runtime.signature import signature_path
 
 if TYPE_CHECKING:
     from wm_ros.viz.console import Console
@@ -118,11 +120,13 @@ class _Run:
         record = Record("train", self.demo.episodes)
         with MonitoredSystem(describe(options), self._logs(LEARN), self.environment) as system:
             self._follow(system, record, console, lambda: record.learned)
-        source = Path(record.model["path"])
+        source = inside(self.folder / "models", record.model["path"], "model", "it must be this run's trainer that announces")
         # Renamed into place, so that a half-written controller never has the name of a whole one.
         partial = self.controller.with_suffix(".partial")
         shutil.copyfile(source, partial)
         partial.replace(self.controller)
+        if signature_path(source).is_file():
+            shutil.copyfile(signature_path(source), signature_path(self.controller))
         return record
 
     def _evaluate(self, console: Console) -> Record:

@@ -16,6 +16,7 @@ from wm_ros.cli.demo import Demo
 from wm_ros.cli.failure import RunFailure
 from wm_ros.cli.learn_check import LearnCheck
 from wm_ros.cli.report import Report
+from wm_ros.cli.signing import KeyCommand, Sign
 from wm_ros.cli.train import Train
 from wm_ros.cli.up import Up
 from wm_ros.contract.errors import UserError
@@ -27,6 +28,8 @@ Command = (
     | Annotated[BagCommand, tyro.conf.subcommand("bag")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[KeyCommand, tyro.conf.subcommand("key")]
+    | Annotated[Sign, tyro.conf.subcommand("sign")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[LearnCheck, tyro.conf.subcommand("learn-check")]
 )

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wm_ros.bringup.interrupt import held_back
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
+from wm_ros.runtime.signature import SigningKey
 
 if TYPE_CHECKING:
     from wm_ros.data.bag_reader import Loss
@@ -48,6 +49,8 @@ class Train:
     """Of torch; 0 takes every core, which pays for larger networks only."""
     namespace: str = ""
     """Of the robot's topics in the bags."""
+    signing_key: Path | None = None
+    """Private key (`wm-ros key new`) that signs the controller."""
     force: bool = False
     """Take bags that were recorded under another contract."""
 
@@ -95,6 +98,9 @@ class Train:
         if self.checkpoint_every < 1 or self.threads < 0:
             raise UserError("checkpoint_every must be at least 1, threads at least 0")
 
+    def _key(self) -> SigningKey | None:
+        return None if self.signing_key is None else SigningKey.load(self.signing_key)
+
     def _begun(self, folder: Path, show: Display) -> OfflineTraining:
         from wm_ros.export.controller import versions
         from wm_ros.training import bag_set, config
@@ -131,7 +137,7 @@ class Train:
             force=self.force,
             threads=self.threads or os.cpu_count() or 1,
         )
-        training = OfflineTraining(plan, data, folder, self.checkpoint_every)
+        training = OfflineTraining(plan, data, folder, self.checkpoint_every, self._key())
         training.save()
         kept = [e for episodes in training.training for e in episodes]
         show.line(
@@ -166,7 +172,7 @@ class Train:
         if plan.versions != versions():
             show.line(f"warning: begun with {plan.versions}, now {versions()}: the last bits may differ")
         show.begin("reading bags", len(plan.bags))
-        training = OfflineTraining.resume(folder, self.checkpoint_every, lambda path: show.advance())
+        training = OfflineTraining.resume(folder, self.checkpoint_every, lambda path: show.advance(), self._key())
         show.line(f"going on after {training.fit.done} of {training.fit.config.steps} steps")
         return training
 

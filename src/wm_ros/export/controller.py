@@ -22,6 +22,7 @@ from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.export.template import example_inputs, filled, write_atomically
 from wm_ros.runtime.artifact import METADATA_KEY, Carry, Latency, Metadata, Noise, Parity, TrainingBag
+from wm_ros.runtime.signature import SigningKey, signature_path
 
 PARITY_LIMIT = 1e-3
 """Largest difference between onnxruntime and torch, beside max(1, |value|), with which a file is written; 1e-5 is usual."""
@@ -67,7 +68,14 @@ def versions() -> dict[str, str]:
     }
 
 
-def write(path: Path, graph: onnx.ModelProto, controller: Controller, contract: Contract, origin: Origin) -> Written:
+def write(
+    path: Path,
+    graph: onnx.ModelProto,
+    controller: Controller,
+    contract: Contract,
+    origin: Origin,
+    signing_key: SigningKey | None = None,
+) -> Written:
     """Fills the graph with the controller's weights, checks it and writes it in one step.
 
     Args:
@@ -76,6 +84,7 @@ def write(path: Path, graph: onnx.ModelProto, controller: Controller, contract: 
         controller: with the weights to ship.
         contract: that it was made for.
         origin: provenance for the metadata.
+        signing_key: makes `controller.onnx.sig` beside the file; None leaves it unsigned.
 
     Raises:
         UserError: onnxruntime and torch disagree, or a plan takes longer than the control period: nothing is written.
@@ -117,10 +126,15 @@ def write(path: Path, graph: onnx.ModelProto, controller: Controller, contract: 
     model.metadata_props.append(onnx.StringStringEntryProto(key=METADATA_KEY, value=metadata.to_json()))
     data = model.SerializeToString()
     path.parent.mkdir(parents=True, exist_ok=True)
+    sha256 = hashlib.sha256(data).hexdigest()
+    if signing_key is not None:
+        write_atomically(signature_path(path), signing_key.sign(sha256))  # first: who finds the new controller finds it signed
+    else:
+        signature_path(path).unlink(missing_ok=True)  # of another file that had this name
     write_atomically(path, data)
     notice = ControllerNotice(
         path=str(path.resolve()),
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=sha256,
         contract_hash=contract.hash,
         agent=controller.agent,
         version=origin.version,

@@ -18,10 +18,12 @@ from wm_ros.contract.errors import UserError
 from wm_ros.nodes import base, messages
 from wm_ros.nodes.base import Param
 from wm_ros.runtime.affinity import parse_cpus, pin
+from wm_ros.runtime.confinement import inside
 from wm_ros.runtime.control_loop import Answer, ControlLoop
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.runtime.engine import ENGINES, PRECISIONS, Inference
 from wm_ros.runtime.hot_swap import HotSwap
+from wm_ros.runtime.signature import TrustedKey
 
 
 class MpcNode(base.WmNode):
@@ -29,6 +31,8 @@ class MpcNode(base.WmNode):
 
     parameters: Mapping[str, Param] = {
         "controller": Param("", "Controller artifact to serve, whatever `model` announces; empty: the newest announced", live=True),
+        "model_folder": Param("runs/up/models", "Where the controllers of topic `model` must lie: no other file is opened", live=True),
+        "trusted_key": Param("", "Public key (`wm-ros key new`) that must have signed each controller; empty: unsigned ones pass"),
         "threads": Param(base.default_threads(), "Threads of one inference", low=1, high=256),
         "engine": Param("onnxruntime", "What computes the controller; openvino needs the package of that name", choices=ENGINES),
         "precision": Param("f32", "Of the matrix products; bf16 needs engine openvino and is for large networks", choices=PRECISIONS),
@@ -50,8 +54,10 @@ class MpcNode(base.WmNode):
         pin(parse_cpus(self.param("cpu_affinity"), "parameter cpu_affinity"))
         path = self.param("controller")
         inference = Inference(self.param("threads"), self.param("engine"), self.param("precision"))
+        key = self.param("trusted_key")
+        trusted = TrustedKey.load(key) if key else None
         if path:
-            self._first = ControllerSession.load(path, self.contract, inference)
+            self._first = ControllerSession.load(path, self.contract, inference, trusted=trusted)
         self._assembler = Assembler(self.contract)
         self._command = self.create_publisher(JointState, "mpc/command", base.command_qos(self.param("mode")))
         self._serving = self.create_publisher(String, "mpc/controller", base.LATCHED_QOS)
@@ -59,7 +65,7 @@ class MpcNode(base.WmNode):
             self.create_publisher(Float32MultiArray, f"mpc/{name}", base.COMMAND_QOS)
             for name in ("plan", "candidates", "returns", "spread")
         )
-        self._swap = HotSwap(self.contract, inference, self._loaded)
+        self._swap = HotSwap(self.contract, inference, self._loaded, trusted)
         self._loop = ControlLoop(
             self.contract,
             self.param("seed"),
@@ -120,11 +126,12 @@ class MpcNode(base.WmNode):
             notice = announcements.read(ControllerNotice, message.data, "model")
             if notice.contract_hash != self.contract.hash:
                 raise UserError(f"model: version {notice.version} is for contract {notice.contract_hash[:16]}…, not for this robot's")
+            path = inside(self.param("model_folder"), notice.path, "model", "set parameter model_folder where it may come from there")
         except UserError as error:
             self._swap.refuse(str(error))
             self.get_logger().error(f"ignored: {error}")
             return
-        self._swap.request(notice.path, notice.sha256)
+        self._swap.request(path, notice.sha256)
 
     def _on_load(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         path = self.param("controller")

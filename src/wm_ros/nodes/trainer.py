@@ -16,6 +16,8 @@ from wm_ros.contract import announcements
 from wm_ros.contract.announcements import ControllerNotice, Progress, Segment
 from wm_ros.contract.errors import UserError
 from wm_ros.nodes.base import ERROR, LATCHED_QOS, OK, SEGMENT_QOS, Param, WmNode, run
+from wm_ros.runtime.confinement import inside
+from wm_ros.runtime.signature import SigningKey
 
 _TRAIN, _STOP = "train", "stop"
 _THREAD = "training"
@@ -33,6 +35,8 @@ class Trainer(WmNode):
     parameters = {
         "agent": Param("pets", "Agent configuration: a YAML file, or the name of one in config/agents"),
         "run_directory": Param("runs/up", "Folder of the run; controllers go to models/NNNN/ below it"),
+        "bag_folder": Param("", "Only bags below this folder are read when `log/segment` announces them; empty: bags below run_directory"),
+        "signing_key": Param("", "Private key (`wm-ros key new`) that signs every controller; empty: they are not signed"),
         "threads": Param(1, "Threads for training; 0 takes every core", low=0, high=256),
     }
 
@@ -44,7 +48,7 @@ class Trainer(WmNode):
         self._learner: Any = None
         self._last = Progress(phase="waiting", version=-1)
         self._fault = ""
-        self._seen: set[str] = set()
+        self._seen: set[Path] = set()
 
     def configure(self) -> None:
         import torch
@@ -53,9 +57,12 @@ class Trainer(WmNode):
         from wm_ros.training.pets_learner import PetsLearner
 
         torch.set_num_threads(self.param("threads") or os.cpu_count() or 1)
-        directory = Path(self.param("run_directory")).expanduser().resolve() / "models"
+        run = Path(self.param("run_directory")).expanduser().resolve()
+        self._bag_folder = Path(self.param("bag_folder") or run / "bags")
+        directory = run / "models"
         directory.mkdir(parents=True, exist_ok=True)
-        self._learner = PetsLearner(self.contract, config.load(self.param("agent")), directory, self.param("seed"), self._report)
+        key = SigningKey.load(self.param("signing_key")) if self.param("signing_key") else None
+        self._learner = PetsLearner(self.contract, config.load(self.param("agent")), directory, self.param("seed"), self._report, key)
         self._model = self.create_publisher(String, "model", LATCHED_QOS)
         self._progress = self.create_publisher(String, "train/progress", 10)
         self.create_service(Trigger, "~/train", self._on_train)
@@ -89,14 +96,15 @@ class Trainer(WmNode):
     def _on_segment(self, message: String) -> None:
         try:
             segment = announcements.read(Segment, message.data, "log/segment")
+            path = inside(self._bag_folder, segment.path, "log/segment", "set parameter bag_folder where it may come from there")
         except UserError as error:
             self.get_logger().error(str(error))
             return
         if segment.contract_hash != self.contract.hash:
             self.get_logger().error(f"{segment.path}: recorded under another contract ({segment.contract_hash[:8]}): not learned from")
-        elif segment.episode.purpose == "train" and segment.episode.state != "discarded" and segment.path not in self._seen:
-            self._seen.add(segment.path)
-            self._work.put(segment)
+        elif segment.episode.purpose == "train" and segment.episode.state != "discarded" and path not in self._seen:
+            self._seen.add(path)
+            self._work.put(segment.model_copy(update={"path": str(path)}))
 
     def _on_train(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._work.put(_TRAIN)

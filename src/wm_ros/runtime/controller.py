@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import stat
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +25,7 @@ from wm_ros.runtime import artifact
 from wm_ros.runtime.artifact import Metadata
 from wm_ros.runtime.engine import CPU, CUDA, Engine, Inference, OnnxRuntime, OpenVino, Run, disagreement
 from wm_ros.runtime.onnx_check import check_self_contained
+from wm_ros.runtime.signature import TrustedKey
 
 MAX_FILE_BYTES = 1 << 30
 WARM_UP_RUNS = 3
@@ -135,7 +138,12 @@ class ControllerSession:
 
     @classmethod
     def load(
-        cls, path: str | Path, contract: Contract, inference: Inference = DEFAULT, expected_sha256: str | None = None
+        cls,
+        path: str | Path,
+        contract: Contract,
+        inference: Inference = DEFAULT,
+        expected_sha256: str | None = None,
+        trusted: TrustedKey | None = None,
     ) -> ControllerSession:
         """Verifies, loads and warms up an artifact.
 
@@ -144,6 +152,7 @@ class ControllerSession:
             contract: what the controller must have been made for.
             inference: how it is computed.
             expected_sha256: refuse any other file; None accepts what is there.
+            trusted: refuse what this key has not signed; None accepts unsigned files.
 
         Raises:
             UserError: a line for everything that is wrong with the file.
@@ -153,6 +162,8 @@ class ControllerSession:
         sha256 = hashlib.sha256(data).hexdigest()
         if expected_sha256 is not None and sha256 != expected_sha256:
             raise UserError(f"{path}: sha256 {sha256[:16]}… is not the announced {expected_sha256[:16]}…: announce the file as it is now")
+        if trusted is not None:
+            trusted.check(path, sha256)  # before any parser sees the file
         check_self_contained(data, str(path))
         controller = cls._open(data, path, contract, inference, sha256, CPU)
         if inference.engine == "openvino":
@@ -305,7 +316,10 @@ _CANDIDATES = (artifact.CANDIDATES_OBSERVATION, artifact.CANDIDATES_RETURN)
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        # Without waiting: opening a named pipe would hang until somebody writes into it.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UserError(f"{path}: not a regular file: give the ONNX file itself")
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path}: cannot read the controller: {error.strerror}") from None

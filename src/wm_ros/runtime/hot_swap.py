@@ -13,6 +13,7 @@ from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.runtime.engine import Inference
+from wm_ros.runtime.signature import TrustedKey
 
 LOADER_NICE = 10
 """The loader yields to the control loop. Not where inference has threads of its own: they would inherit it."""
@@ -31,10 +32,18 @@ class HotSwap:
         contract: which controllers must fit.
         inference: how controllers are computed.
         on_result: called in the loader's thread after each request, with None for success (a controller waits for `take`), else the reason.
+        trusted: load only what this key has signed; None: also what nobody has.
     """
 
-    def __init__(self, contract: Contract, inference: Inference, on_result: Callable[[UserError | None], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        inference: Inference,
+        on_result: Callable[[UserError | None], None] = lambda _: None,
+        trusted: TrustedKey | None = None,
+    ) -> None:
         self._contract = contract
+        self._trusted = trusted
         self._inference = inference
         self._on_result = on_result
         self._condition = threading.Condition()
@@ -84,7 +93,7 @@ class HotSwap:
 
     def _load(self, request: _Request) -> None:
         try:
-            session = ControllerSession.load(request.path, self._contract, self._inference, request.sha256)
+            session = ControllerSession.load(request.path, self._contract, self._inference, request.sha256, self._trusted)
         except UserError as error:
             self.reason = str(error).splitlines()[0]
             self._on_result(error)

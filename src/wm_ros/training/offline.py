@@ -20,6 +20,7 @@ from wm_ros.contract.announcements import ControllerNotice
 from wm_ros.contract.errors import UserError
 from wm_ros.data.episode import Episode
 from wm_ros.export.template import write_atomically
+from wm_ros.runtime.signature import SigningKey
 from wm_ros.training import bag_set, checkpoint
 from wm_ros.training.bag_set import BagSet
 from wm_ros.training.checkpoint import Plan
@@ -33,7 +34,9 @@ MOST_HELD_OUT = 20
 class OfflineTraining:
     """A training from bags in a folder: `controller.onnx`, `model.safetensors`, `metrics.json`, `metrics.csv`, `tensorboard/`."""
 
-    def __init__(self, plan: Plan, data: BagSet, folder: Path, checkpoint_every: int = 500) -> None:
+    def __init__(
+        self, plan: Plan, data: BagSet, folder: Path, checkpoint_every: int = 500, signing_key: SigningKey | None = None
+    ) -> None:
         """Splits the episodes and stands before the first step.
 
         Args:
@@ -41,6 +44,7 @@ class OfflineTraining:
             data: the episodes of the plan's bags.
             folder: where everything is written; exists.
             checkpoint_every: gradient steps between checkpoints.
+            signing_key: signs the controller.
 
         Raises:
             UserError: there is no episode to train on.
@@ -48,7 +52,7 @@ class OfflineTraining:
         torch.set_num_threads(plan.threads)
         self.plan, self.folder, self._every = plan, folder, checkpoint_every
         self.contract = schema.parse(json.loads(plan.contract), "the contract of the training")
-        self._learner = PetsLearner(self.contract, plan.agent, folder, plan.seed, lambda phase, fields: None)
+        self._learner = PetsLearner(self.contract, plan.agent, folder, plan.seed, lambda phase, fields: None, signing_key)
         self.training, self.held_out = split(data, plan)
         for bag, episodes in zip(plan.bags, self.training, strict=True):
             if episodes:
@@ -58,7 +62,13 @@ class OfflineTraining:
         self._since = 0
 
     @classmethod
-    def resume(cls, folder: Path, checkpoint_every: int = 500, on_bag: Callable[[Path], None] = lambda path: None) -> OfflineTraining:
+    def resume(
+        cls,
+        folder: Path,
+        checkpoint_every: int = 500,
+        on_bag: Callable[[Path], None] = lambda path: None,
+        signing_key: SigningKey | None = None,
+    ) -> OfflineTraining:
         """Goes on with the checkpoint in a folder.
 
         Raises:
@@ -73,7 +83,7 @@ class OfflineTraining:
         faults += [f"{now.path}: changed" for now in data.bags if now not in plan.bags]
         if faults:
             raise UserError("\n".join(f"{fault}: not as it was when this training began: restore it, or begin anew" for fault in faults))
-        training = cls(plan, data, folder, checkpoint_every)
+        training = cls(plan, data, folder, checkpoint_every, signing_key)
         try:
             training.fit.load_state_dict(state)
         except (KeyError, RuntimeError, ValueError) as error:

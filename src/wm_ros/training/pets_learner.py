@@ -27,6 +27,7 @@ from wm_ros.models.dynamics import ObservationDynamics
 from wm_ros.models.transitions import concatenated, transitions
 from wm_ros.runtime.artifact import TrainingBag
 from wm_ros.runtime.controller import ControllerSession
+from wm_ros.runtime.signature import SigningKey
 from wm_ros.training.config import AgentConfig
 from wm_ros.training.fit import Fit, FitResult
 from wm_ros.training.open_loop import OpenLoop, open_loop
@@ -38,8 +39,17 @@ Report = Callable[[str, dict[str, Any]], None]
 class PetsLearner:
     """Grows a data set by episodes and writes `models/NNNN/{controller.onnx, model.safetensors, metrics.json}`."""
 
-    def __init__(self, contract: Contract, config: AgentConfig, directory: Path, seed: int, report: Report) -> None:
-        """Args: contract, agent configuration, the run's `models/` folder, seed of every draw, and who hears of progress."""
+    def __init__(
+        self,
+        contract: Contract,
+        config: AgentConfig,
+        directory: Path,
+        seed: int,
+        report: Report,
+        signing_key: SigningKey | None = None,
+    ) -> None:
+        """Args: contract, agent configuration, the run's `models/` folder, seed of every draw, who hears of progress, and who signs."""
+        self._signing_key = signing_key
         self.contract, self.config, self.directory, self.seed = contract, config, directory, seed
         self.report = report
         self.version = -1
@@ -66,7 +76,12 @@ class PetsLearner:
         self.version = 0
         self.report("exporting", {"version": 0})
         written = export.write(
-            self.path(0), template(explorer, self.contract), explorer, self.contract, export.Origin(version=0, seed=self.seed)
+            self.path(0),
+            template(explorer, self.contract),
+            explorer,
+            self.contract,
+            export.Origin(version=0, seed=self.seed),
+            self._signing_key,
         )
         return written.notice
 
@@ -167,7 +182,7 @@ class PetsLearner:
         controller = PetsController(self.contract, self.config.pets)
         controller.take(model, result.elites)
         origin = export.Origin(version, self.seed, len(self.episodes), tuple(self.bags))
-        written = export.write(path, self._graph, controller, self.contract, origin)
+        written = export.write(path, self._graph, controller, self.contract, origin, self._signing_key)
         export_s = time.monotonic() - started
         metrics = {
             **common,
