@@ -2,7 +2,7 @@
 # PYTHON= chooses the interpreter that makes .venv; SEED= seeds the demo.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench learn-check
+.PHONY: help setup demo test lint bench audit learn-check
 
 PYTHON ?= python3
 SEED ?= 0
@@ -69,6 +69,10 @@ lint: $(STAMP) ## ruff, mypy and the laws of the house
 
 bench: $(STAMP) ## all benchmarks, tables under docs/benchmarks
 	@exec $(BIN)/wm-ros bench all --write docs/benchmarks
+
+audit: $(STAMP) ## known vulnerabilities of the pinned packages; needs the network
+	@test -x $(VENV)-audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install -q pip-audit; }
+	@exec $(VENV)-audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
 
 learn-check: $(STAMP) ## the demo over seeds 0 to 4, held against the bar
 	@exec $(BIN)/wm-ros learn-check --results docs/results

@@ -143,7 +143,7 @@ def test_sim_launch_starts_the_simulated_robot_with_the_given_arguments(tmp_path
     assert set(nodes) == {"sim", "command_gate", "mpc", "logger", "episode_manager", "visualizer"}
     assert all(n.package == "wm_ros" and n.executable == n.name and n.namespace == "cell" for n in nodes.values())
     assert all(values(n)["mode"] == "lockstep" and values(n)["seed"] == 4 for n in nodes.values())
-    assert nodes["mpc"].ros_arguments == ["--log-level", "debug"]
+    assert nodes["mpc"].ros_arguments == ["--log-level", "debug", "--enclave", "/wm_ros/mpc"]
     assert nodes["mpc"].parameters[0].endswith("config/nodes.yaml")
 
 

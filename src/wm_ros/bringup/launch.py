@@ -118,7 +118,7 @@ def _node_arguments(node: NodeProcess) -> dict[str, Any]:
             {key: ParameterValue(value, value_type=str) if isinstance(value, str) else value for key, value in node.parameters.items()},
         ],
         "remappings": list(node.remappings),
-        "ros_arguments": ["--log-level", node.log_level],
+        "ros_arguments": ["--log-level", node.log_level, "--enclave", node.enclave],
         "additional_env": dict(node.environment),
         "output": "screen",
         "emulate_tty": True,

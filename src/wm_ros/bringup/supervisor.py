@@ -195,7 +195,7 @@ def node_command(node: NodeProcess, directory: Path) -> list[str]:
     own = directory / f"{node.name}.params.yaml"
     own.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(node.parameters)}}, sort_keys=False), encoding="utf-8")
     command = [*(("nice", "-n", str(node.nice)) if node.nice else ()), sys.executable, "-m", f"wm_ros.nodes.{node.name}", "--ros-args"]
-    command += ["-r", f"__node:={node.name}"]
+    command += ["-r", f"__node:={node.name}", "--enclave", node.enclave]
     if node.namespace:
         command += ["-r", f"__ns:=/{node.namespace}"]
     for source, target in node.remappings:

@@ -97,6 +97,11 @@ class NodeProcess:
     respawn: bool = False
     """Started again when it dies; otherwise its death ends the system."""
 
+    @property
+    def enclave(self) -> str:
+        """Its keys and permissions where SROS 2 is switched on, as `config/sros2/policy.xml` names them."""
+        return f"/wm_ros/{self.name}"
+
 
 @dataclass(frozen=True)
 class Program:
