@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import Self
 
 from wm_ros.contract import resources
@@ -86,9 +95,13 @@ class Feature(Record):
     low: Finite | None = None
     high: Finite | None = None
     """Values outside [low, high] are reported by the bag check; they are not clipped."""
+    label: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\[\]]*$", max_length=64)] | None = None
+    """Name of its column, where the message gives values no names; by default made from joint, field and index."""
 
     @property
     def name(self) -> str:
+        if self.label is not None:
+            return self.label
         path = f"{self.joint}.{self.field}" if self.joint else self.field
         return path if self.index is None else f"{path}[{self.index}]"
 
@@ -102,6 +115,12 @@ class Feature(Record):
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise ValueError(f"low {self.low} must be below high {self.high}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty_label(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Contracts that do without keep the hash that bags and controllers bear.
+        record: dict[str, Any] = serialize(self)
+        return record if self.label is not None else {k: v for k, v in record.items() if k != "label"}
 
 
 class Channel(Record):

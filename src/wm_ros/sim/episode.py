@@ -8,16 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wm_ros.contract.assembler import Assembler
-from wm_ros.contract.errors import UserError
-from wm_ros.contract.functions import reward_function, termination_function
 from wm_ros.data.episode import Episode, Provenance
-from wm_ros.sim.sensors import check_channels, read_channels
 from wm_ros.sim.simulator import Simulator
 from wm_ros.sim.timeline import Timeline
-
-LOCKSTEP_ORIGIN_NS = 1_000_000_000
-"""Where time starts in lockstep."""
+from wm_ros.sim.world import LOCKSTEP_ORIGIN_NS, SimulatedRobot, World
 
 Act = Callable[[NDArray[np.float32]], NDArray[Any]]
 """observation [O] → action [A] in contract units."""
@@ -44,38 +38,27 @@ def run_episode(simulator: Simulator, act: Act, ticks: int | None = None, *, see
     Raises:
         UserError: the contract needs sensors that the simulator lacks, or the simulation became unstable.
     """
-    contract = simulator.contract
-    check_channels(contract, simulator)
-    reward, termination = reward_function(contract), termination_function(contract)
-    assembler = Assembler(contract)
+    return drive(SimulatedRobot(simulator), act, ticks, seed=seed, resets=resets)
+
+
+def drive(world: World, act: Act, ticks: int | None = None, *, seed: int = 0, resets: int = 1) -> Episode:
+    """`run_episode` in any world."""
+    contract = world.contract
     timeline = Timeline(contract.control.period_ns, LOCKSTEP_ORIGIN_NS)
-
-    def observe() -> NDArray[np.float32]:
-        for name, sample in read_channels(contract, simulator, timeline.now_ns).items():
-            assembler.update(name, sample, timeline.now_ns)
-        observation = assembler.observe()
-        assert observation is not None
-        return observation.vector
-
-    simulator.reset(reset_seed(seed, resets))
-    observations, actions, rewards, stamps = [observe()], [], [], [timeline.now_ns]
+    observations, actions, rewards, stamps = [world.reset(reset_seed(seed, resets))], [], [], [timeline.now_ns]
     terminated = False
     for _ in range(contract.episode_ticks if ticks is None else ticks):
         action = np.asarray(act(observations[-1]), dtype=np.float32)
         if action.shape != (contract.action_size,) or not np.isfinite(action).all():
             raise ValueError(f"the controller gave {action!r}, expected [{contract.action_size}] finite values")
-        simulator.command(action)
-        simulator.step_tick()
-        if simulator.fault is not None:
-            raise UserError(f"contract {contract.name}: {simulator.fault}")
+        tick = world.step(action)
         timeline.tick()
-        observations.append(observe())
+        observations.append(tick.observation)
         actions.append(action)
         stamps.append(timeline.now_ns)
-        step = observations[-2], action, observations[-1]
-        rewards.append(float(reward(*step)))
-        terminated = termination is not None and bool(termination(*step))
-        if terminated:
+        rewards.append(tick.reward)
+        terminated = tick.terminated
+        if terminated or tick.cut:
             break
     ends = np.zeros(len(actions), dtype=np.bool_)
     ends[-1] = terminated
