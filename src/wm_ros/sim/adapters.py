@@ -175,9 +175,7 @@ class DmControl:
         spec = self._environment.action_spec()
         shape = (math.prod(spec.shape),)
         self.low, self.high = (np.broadcast_to(np.asarray(side, np.float64), shape) for side in (spec.minimum, spec.maximum))
-        self.columns = [
-            column for key, part in self._environment.observation_spec().items() for column in _numbered(key, math.prod(part.shape), part.shape)
-        ]
+        self.columns = [column for key, part in self._environment.observation_spec().items() for column in _numbered(key, part.shape)]
         self.joints = _joints([self._environment.physics.model.id2name(i, "actuator") for i in range(shape[0])])
         self.frame_s = float(self._environment.control_timestep())
         self.frames = float(self._environment._step_limit)
@@ -274,8 +272,8 @@ def _unknown(name: str, package: str, there: list[str]) -> str:
     return f"{name}: {package} has no such task; near it are {', '.join(near)}"
 
 
-def _numbered(key: str, count: int, shape: tuple[int, ...]) -> list[str]:
-    return [f"{key}[{i}]" for i in range(count)] if shape else [key]
+def _numbered(key: str, shape: tuple[int, ...]) -> list[str]:
+    return [f"{key}[{i}]" for i in range(math.prod(shape))] if shape else [key]
 
 
 def _actuators(environment: Any, count: int) -> list[str]:

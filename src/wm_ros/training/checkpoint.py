@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,7 @@ from wm_ros.runtime.artifact import TrainingBag
 from wm_ros.training.config import AgentConfig
 
 _KEY = "wm_ros"
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ class Plan:
     format: Literal[1] = 1
 
 
-def write(path: Path, plan: Plan, state: dict[str, Tensor]) -> None:
-    """Writes the file whole, or leaves the old one.
+def write(path: Path, plan: Any, state: dict[str, Tensor]) -> None:
+    """Writes the file whole, or leaves the old one; the plan is a dataclass of plain data.
 
     Raises:
         UserError: there is no room, or no permission.
     """
-    data = save(state, {_KEY: TypeAdapter(Plan).dump_json(plan).decode()})
+    data = save(state, {_KEY: TypeAdapter(type(plan)).dump_json(plan).decode()})
     try:
         write_atomically(path, data)
     except OSError as error:
@@ -56,7 +57,12 @@ def write(path: Path, plan: Plan, state: dict[str, Tensor]) -> None:
 
 
 def read(path: Path) -> tuple[Plan, dict[str, Tensor]]:
-    """Reads what `write` wrote; no pickle.
+    """`read_as` for a training from bags."""
+    return read_as(path, Plan)
+
+
+def read_as(path: Path, kind: type[Kind]) -> tuple[Kind, dict[str, Tensor]]:
+    """Reads what `write` wrote of a plan of this kind; no pickle.
 
     Raises:
         UserError: there is none, or it is damaged.
@@ -66,7 +72,7 @@ def read(path: Path) -> tuple[Plan, dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-            return TypeAdapter(Plan).validate_json((file.metadata() or {})[_KEY]), state
+            return TypeAdapter(kind).validate_json((file.metadata() or {})[_KEY]), state
     except (OSError, SafetensorError, KeyError, ValidationError) as error:
         why = str(error).splitlines()[0]
         raise UserError(f"{path}: damaged, or of another version: {why}: begin anew in another folder") from None

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from wm_ros.agents.pets import PetsConfig
+from wm_ros.agents.sac import SacConfig
 from wm_ros.contract import resources
 from wm_ros.contract.errors import UserError
 from wm_ros.planners.choice import CONFIGS, kind_of
 from wm_ros.planners.planner import PlannerConfig
 from wm_ros.training.fit import FitConfig
+from wm_ros.training.sac_learner import SacFitConfig
+
+Kind = TypeVar("Kind")
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -27,8 +32,28 @@ class AgentConfig:
     """How its model is fitted."""
 
 
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True)
+class SacAgentConfig:
+    """What `config/agents/sac.yaml` holds."""
+
+    sac: SacConfig = field(default_factory=SacConfig)
+    """The networks."""
+    fit: SacFitConfig = field(default_factory=SacFitConfig)
+    """How they are trained."""
+
+
 def load(name: str | Path) -> AgentConfig:
+    """`load_as` for PETS."""
+    return load_as(name, AgentConfig)
+
+
+def load_as(name: str | Path, kind: type[Kind]) -> Kind:
     """Reads an agent configuration from a file, or by the name of one that ships in `config/agents`.
+
+    Args:
+        name: of the file.
+        kind: what it must hold.
 
     Raises:
         UserError: no such file, no YAML, an unknown field or a value out of range.
@@ -38,9 +63,9 @@ def load(name: str | Path) -> AgentConfig:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not readable as YAML: {error}") from None
-    _refuse_unknown(AgentConfig, data, str(path), "")
+    _refuse_unknown(kind, data, str(path), "")
     try:
-        return TypeAdapter(AgentConfig).validate_python(data)
+        return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
         lines = [f"{path}: {_field(f['loc'])}: {f['msg'].removeprefix('Value error, ')}" for f in error.errors()]
         raise UserError("\n".join(lines)) from None

@@ -177,6 +177,28 @@ class SacLearner:
         self._target_values.lerp_(self.critics.values, self.fit.target_rate)
         return SacLosses(critic_loss, value, -draws.log_density[size:].mean(), temperature[0])
 
+    def state(self) -> dict[str, Tensor]:
+        """All that `update` changes; the normalizer is whose data it is of."""
+        held = {"target": self._target_values.clone()}
+        for name, flat in (("policy", self.policy), ("critics", self.critics)):
+            first, second = flat.moments
+            parts = {"values": flat.values, "first": first, "second": second, "steps": flat.steps}
+            held |= {f"{name}.{part}": tensor.clone() for part, tensor in parts.items()}
+        return held
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Takes over what `state` gave.
+
+        Raises:
+            KeyError: something is missing.
+            RuntimeError: sizes differ.
+        """
+        self._target_values.copy_(state["target"])
+        for name, flat in (("policy", self.policy), ("critics", self.critics)):
+            first, second = flat.moments
+            for part, tensor in (("values", flat.values), ("first", first), ("second", second), ("steps", flat.steps)):
+                tensor.copy_(state[f"{name}.{part}"])
+
     def _critic_step(self, inputs: Tensor, wanted: Tensor) -> Tensor:
         found, loss = [], inputs.new_zeros(())
         for layers in self._critic_layers:
