@@ -21,6 +21,7 @@ RUNTIME = ["numpy", "pydantic>=2.5", "PyYAML", "array-api-compat", "typing_exten
 ROBOT = ["mcap", "zstandard", "lz4", "rosbags"]
 SIMULATION = ["mujoco>=3.2,<4"]
 TRAINING = ["torch>=2.6", "onnx", "onnxscript", "scipy", "safetensors", "tensorboard"]
+ENVIRONMENTS = ["dm_control", "gymnasium", "imageio"]  # the last is what gymnasium's MuJoCo tasks import
 VIEW = ["rich", "tyro", "matplotlib", "pillow"]
 
 setup(
@@ -55,7 +56,9 @@ setup(
         "parquet": ["pyarrow"],
         # A second engine for controllers: mpc's parameter `engine`.
         "openvino": ["openvino"],
-        "test": ["pytest", "pytest-timeout", "hypothesis", "dm_control", "array_api_strict", "psutil", "openvino"],
+        # Tasks of other packages: `wm-ros train --sim --env dm_control/walker_walk` or `gymnasium/Hopper-v5`.
+        "envs": ENVIRONMENTS,
+        "test": [*ENVIRONMENTS, "pytest", "pytest-timeout", "hypothesis", "array_api_strict", "psutil", "openvino"],
         "lint": ["ruff", "mypy", "import-linter", "types-PyYAML"],
     },
     zip_safe=False,

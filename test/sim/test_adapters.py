@@ -110,9 +110,11 @@ def test_an_environment_restored_goes_on_bit_for_bit() -> None:
         assert ours.reward == theirs.reward
 
 
-def test_planning_on_a_reward_that_only_the_environment_knows_is_refused() -> None:
-    with pytest.raises(UserError, match=r"reward\.function: this reward comes from its environment"):
-        reward_function(adapters.contract_of("gymnasium/Pendulum-v1"))(np.zeros(3), np.zeros(1), np.zeros(3))
+def test_to_models_the_environments_reward_and_end_are_learned() -> None:
+    contract = adapters.contract_of(HOPPER)
+    assert contract.reward.learned and contract.termination is not None and contract.termination.learned
+    with pytest.raises(UserError, match="reward: it is learned"):
+        reward_function(contract)
 
 
 @pytest.mark.parametrize(

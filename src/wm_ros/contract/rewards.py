@@ -11,7 +11,6 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from wm_ros.contract.columns import Columns
-from wm_ros.contract.errors import UserError
 
 _LOG_VALUE_AT_MARGIN = -2.302585092994046  # ln(0.1), dm_control's default value at the margin
 
@@ -99,11 +98,3 @@ def cheetah_run(observation: Columns, action: Columns, next_observation: Columns
     stays within a few centimetres.
     """
     return above_tolerance(next_observation["rootx.velocity"], speed, speed)
-
-
-def environment(observation: Columns, action: Columns, next_observation: Columns, *, environment: str = "", repeat: float = 1.0) -> Any:
-    """Stands for a reward or a termination that an environment of another package gives with each step (`sim.adapters`)."""
-    raise UserError(
-        "contract: reward.function: this reward comes from its environment step by step and is no function of observation and action: "
-        "choose an agent that learns from recorded rewards, such as sac"
-    )

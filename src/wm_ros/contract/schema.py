@@ -56,7 +56,8 @@ Positive = Annotated[float, Field(gt=0), AfterValidator(_finite)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
 Topic = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_topic)]
 LEARNED: Final = "learned"
-ModuleFunction = Annotated[str, Field(pattern=rf"^({LEARNED}|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*)$")]
+ENVIRONMENT: Final = "environment"
+ModuleFunction = Annotated[str, Field(pattern=rf"^({LEARNED}|{ENVIRONMENT}|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*)$")]
 
 
 class Record(BaseModel):
@@ -191,13 +192,14 @@ class Function(Record):
     """A pure function in an installed Python package, and its constants."""
 
     function: ModuleFunction
-    """`package.module:name`; a path to a file is refused. `learned`: there is none; models learn it from recorded steps."""
+    """`package.module:name`; a path to a file is refused. `learned`: there is none; models learn it from recorded steps.
+    `environment`: an environment of another package gives it (`sim.adapters`); to models it is `learned` as well."""
     parameters: dict[str, Finite | str | bool] = {}
 
     @property
     def learned(self) -> bool:
         """Nobody can compute it: what was recorded on the topic `step` is what models are fitted to."""
-        return self.function == LEARNED
+        return self.function in (LEARNED, ENVIRONMENT)
 
     @model_validator(mode="before")
     @classmethod
@@ -206,7 +208,7 @@ class Function(Record):
 
     @model_validator(mode="after")
     def _nothing_to_set(self) -> Self:
-        if self.learned and self.parameters:
+        if self.function == LEARNED and self.parameters:
             raise ValueError("parameters: what is learned has none: remove them")
         return self
 

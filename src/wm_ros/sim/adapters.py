@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
-from wm_ros.contract.schema import Contract
+from wm_ros.contract.schema import ENVIRONMENT, Contract
 from wm_ros.sim.world import Tick
 
-REWARD = "wm_ros.contract.rewards:environment"
-"""What a contract's reward refers to where an environment gives it."""
 REPEAT = {"dm_control": 2, "gymnasium": 1}
 """Environment steps per control tick, as published results of model-free learning have it."""
 
@@ -56,7 +54,7 @@ class Backend(Protocol):
 
 def is_adapted(contract: Contract) -> bool:
     """Whether the contract's world is an environment of another package."""
-    return contract.reward.function == REWARD
+    return contract.reward.function == ENVIRONMENT
 
 
 def contract_of(name: str, repeat: int | None = None) -> Contract:
@@ -78,7 +76,7 @@ def contract_of(name: str, repeat: int | None = None) -> Contract:
         raise UserError(f"{name}: its episodes have no end: wrap it in a package of yours that gives it a time limit")
     period = backend.frame_s * repeat
     zero_inside = bool(((backend.low <= 0) & (backend.high >= 0)).all())
-    function = {"function": REWARD, "parameters": {"environment": name, "repeat": float(repeat)}}
+    function = {"function": ENVIRONMENT, "parameters": {"environment": name, "repeat": float(repeat)}}
     return schema.parse(
         {
             "name": _identifier(f"{package}_{task}"),
@@ -102,7 +100,7 @@ def contract_of(name: str, repeat: int | None = None) -> Contract:
                 ],
             },
             "reward": function,
-            "termination": {"function": REWARD} if backend.terminates else None,
+            "termination": {"function": ENVIRONMENT} if backend.terminates else None,
             "episode": {"duration_s": backend.frames * backend.frame_s},
             "safety": {
                 "hold": "zero" if zero_inside else dict(zip(backend.joints, ((backend.low + backend.high) / 2).tolist(), strict=True)),
