@@ -338,7 +338,10 @@ def test_the_real_time_factor_can_change_while_the_robot_runs(realtime: Robot) -
 def test_a_second_clock_is_refused_by_name(realtime: Robot, tmp_path: Path) -> None:
     realtime.news(lambda m: True, "the first simulator")
     second = Process("sim", realtime.namespace, tmp_path / "log", publish_clock=True)
-    assert second.process.wait(40) == 2
+    try:
+        assert second.process.wait(40) == 2
+    finally:
+        second.process.kill()
     lines = [line for line in second.output.splitlines() if "/clock" in line]
     assert len(lines) == 1 and "publishes it already" in lines[0] and "/sim" in lines[0]
     assert "Traceback" not in second.output

@@ -19,6 +19,7 @@ from wm_ros.contract.errors import UserError
 BENCHMARKS: dict[str, str] = {
     "bags": "benchmarks.bags:run",
     "loop": "benchmarks.loop:run",
+    "planning": "benchmarks.planning:run",
     "train": "benchmarks.train:run",
 }
 """Name → `module:function`; the function takes `quick: bool` and returns a list of `Result`. Imported when it is run."""
