@@ -76,6 +76,7 @@ class SimulatorModel:
         robot = Simulator(contract, beside)
         check_channels(contract, robot)
         self.stride, self.contract = stride, contract
+        self.observation_size, self.action_size = contract.observation_size, contract.action_size
         self.threads = len(os.sched_getaffinity(0)) if threads is None else threads
         self.frames_per_tick = robot.frames_per_tick
         self._frame_s = robot.frame_s
@@ -203,7 +204,7 @@ class SimulatorModel:
                 f"contract {self.contract.name}: the simulator has no gradients: "
                 "take a planner that needs none (icem, cem, mppi, random shooting, mcts) or finite differences (ilqr)"
             )
-        sizes = (self.contract.observation_size, self.contract.action_size)
+        sizes = (self.observation_size, self.action_size)
         if (observation.shape[-1], actions.shape[-1]) != sizes:
             raise ValueError(
                 f"observation {tuple(observation.shape)}, actions {tuple(actions.shape)}: "
