@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -16,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mcap.writer import CompressionType, Writer
 from rosbags.rosbag2 import Reader
 
 from wm_ros.cli.bench import Result
 from wm_ros.contract import schema
 from wm_ros.contract.schema import Channel, Contract, Feature
-from wm_ros.data.align import read_episodes
 from wm_ros.data.bag_reader import Bag
-from wm_ros.data.bag_writer import BagWriter
+from wm_ros.data.bag_writer import BagOptions, BagWriter
 from wm_ros.data.columns import ColumnDecoder
+from wm_ros.data.convert import convert
+from wm_ros.data.mcap_writer import Compression
 from wm_ros.data.qos import Qos
 from wm_ros.data.recorder import ClosedBag, RecordedTopic, Recorder, RecorderOptions
 from wm_ros.data.ros_types import schema_text, standard_store
@@ -36,17 +40,18 @@ _PERIOD_NS = 2_000_000
 
 
 def run(quick: bool) -> list[Result]:
-    """All of them; `quick` takes a tenth of the messages."""
+    """All of them; `quick` takes a tenth of the messages and a twentieth of the bag."""
     count = 50_000 if quick else 500_000
     gigabytes = 0.05 if quick else 1.0
     repeats = 3
     with tempfile.TemporaryDirectory(prefix="wm_ros_bench_") as folder:
-        read = _write(Path(folder) / "read", count, commands=False)
+        read, _ = _write(Path(folder) / "read", lambda messages, size: messages >= count, commands=False)
         results = [_columns(read, count, repeats)]
-        size = len(_messages(1)[0])
-        converted = _write(Path(folder) / "convert", round(gigabytes * 1e9 / size), commands=True)
-        results += _convert(converted, gigabytes)
-        results += _record(Path(folder), count, repeats)
+        shutil.rmtree(read)
+        converted, messages = _write(Path(folder) / "convert", lambda messages, size: size >= gigabytes * 1e9, commands=True)
+        results += _convert(converted, messages)
+        shutil.rmtree(converted)
+        results += _record(Path(folder), min(count, 200_000), repeats)
     return results
 
 
@@ -77,15 +82,16 @@ def _messages(count: int) -> list[bytes]:
     return [row.tobytes() for row in made]
 
 
-def _write(path: Path, count: int, *, commands: bool) -> Path:
+def _write(path: Path, enough: Callable[[int, int], bool], *, commands: bool) -> tuple[Path, int]:
+    """A bag, and how many sensor messages are in it: as soon as these and the bytes on the disk are enough."""
     store = standard_store()
     kind, header, stamp = (store.types[t] for t in (JOINT_STATE, "std_msgs/msg/Header", "builtin_interfaces/msg/Time"))
     writer = BagWriter(path, {})
     sensor, command = (writer.add_topic(t, JOINT_STATE, Qos()) for t in ("/joint_states", "/command"))
     done = 0
-    while done < count:
+    while not enough(done, writer.bytes_written):
         # In pieces: the benchmark's own memory must not be mistaken for that of what it measures.
-        for data in _messages_from(done, min(20_000, count - done)):
+        for data in _messages_from(done, 10_000):
             at = 10**9 + done * _PERIOD_NS
             writer.write(sensor, data, at, at)
             if commands and done % 10 == 0:
@@ -93,7 +99,7 @@ def _write(path: Path, count: int, *, commands: bool) -> Path:
                 writer.write(command, bytes(store.serialize_cdr(order, JOINT_STATE)), at, at)
             done += 1
     writer.close()
-    return path
+    return path, done
 
 
 def _messages_from(first: int, count: int) -> list[bytes]:
@@ -144,12 +150,25 @@ def _columns(path: Path, count: int, repeats: int) -> Result:
     return Result("JointState bag into arrays", mine, theirs, f"rosbags {version('rosbags')}", "messages/s", True, settings)
 
 
-def _convert(path: Path, gigabytes: float) -> list[Result]:
+def _convert(path: Path, messages: int) -> list[Result]:
     mine, theirs = (_in_process(kind, path) for kind in ("ours", "peer"))
-    peer, settings = f"rosbags {version('rosbags')}", {"GB": gigabytes, "joints": 12, "sensor Hz": 500, "control Hz": 50}
+    gigabytes = sum(f.stat().st_size for f in path.iterdir()) / 1e9
+    settings = {
+        "GB on disk": round(gigabytes, 3),
+        "messages": messages,
+        "bytes each": len(_messages(1)[0]),
+        "storage": "mcap, zstd",
+        "joints": 12,
+        "sensor Hz": 500,
+        "control Hz": 50,
+        "to": "one npz",
+        "repeats": 1,
+        "a process each": True,
+    }
+    name = f"rosbags {version('rosbags')}, newest message at each tick"
     return [
-        Result("bag to episodes", mine["seconds"] / gigabytes, theirs["seconds"] / gigabytes, peer, "s/GB", False, settings),
-        Result("bag to episodes, peak memory", mine["megabytes"], theirs["megabytes"], peer, "MB above the start", False, settings),
+        Result("bag to episodes", mine["seconds"] / gigabytes, theirs["seconds"] / gigabytes, name, "s/GB", False, settings),
+        Result("bag to episodes, peak memory", mine["megabytes"], theirs["megabytes"], name, "MB above the start", False, settings),
     ]
 
 
@@ -163,14 +182,13 @@ def _in_process(kind: str, path: Path) -> dict[str, float]:
 
 
 def convert_once(kind: str, path: str) -> None:
-    """Reads one bag into episodes and prints seconds and memory."""
+    """Turns one bag into episodes on the disk and prints seconds and memory."""
     wanted = contract()
-    small = np.zeros(1)
+    out = Path(path).parent / f"episodes_{kind}"
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
     start = time.perf_counter()
     if kind == "ours":
-        episodes = read_episodes(path, wanted)
-        small = episodes[0].observation
+        assert convert([Path(path)], wanted, out) == 1
     else:
         # What a user writes with rosbags: every message to arrays, then the newest at each tick.
         store, columns = standard_store(), {"/joint_states": ([], []), "/command": ([], [])}  # type: ignore[var-annotated]
@@ -180,20 +198,23 @@ def convert_once(kind: str, path: str) -> None:
                 stamps, rows = columns[connection.topic]
                 stamps.append(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
                 rows.append(message.effort if connection.topic == "/command" else np.concatenate((message.position, message.velocity)))
-        stamps, rows = (np.array(c) for c in columns["/joint_states"])
+        (stamps, rows), (_, orders) = ([np.array(c) for c in columns[topic]] for topic in ("/joint_states", "/command"))
         tick = np.arange(stamps[0], stamps[-1], 20_000_000)
-        small = rows[np.searchsorted(stamps, tick, side="right") - 1].astype(np.float32)
-    assert len(small) > 1
+        seen = rows[np.searchsorted(stamps, tick, side="right") - 1].astype(np.float32)
+        out.mkdir()
+        np.savez_compressed(out / "episode.npz", stamp=tick, observation=seen, action=orders.astype(np.float32))
+    seconds = time.perf_counter() - start
     megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(json.dumps({"seconds": time.perf_counter() - start, "megabytes": megabytes}))
+    print(json.dumps({"seconds": seconds, "megabytes": megabytes}))
 
 
 def _record(folder: Path, count: int, repeats: int) -> list[Result]:
-    messages = _messages(min(count, 100_000))
-    size = sum(len(m) for m in messages)
+    """From the first message to a closed bag on the disk, with the messages as fast as they can be given."""
+    messages = _messages(count)
+    megabytes = sum(len(m) for m in messages) / 1e6
     numbers = iter(range(1000))
 
-    def ours() -> None:
+    def ours(compression: Compression) -> int:
         closed: list[ClosedBag] = []
         done = threading.Event()
 
@@ -201,7 +222,8 @@ def _record(folder: Path, count: int, repeats: int) -> list[Result]:
             closed.append(bag)
             done.set()
 
-        options = RecorderOptions(folder / f"ours_{next(numbers)}", preroll_s=0.0, queue_bytes=1 << 30)
+        bag = BagOptions(compression=compression)
+        options = RecorderOptions(folder / f"ours_{next(numbers)}", bag=bag, preroll_s=0.0, queue_bytes=1 << 30)
         recorder = Recorder(contract(), [RecordedTopic("/joint_states", JOINT_STATE)], options, on_closed)
         recorder.start()
         for data in messages:
@@ -209,26 +231,57 @@ def _record(folder: Path, count: int, repeats: int) -> list[Result]:
         recorder.stop()
         recorder.close()
         assert done.wait(60) and closed[0].dropped == 0 and closed[0].summary.messages == len(messages)
+        shutil.rmtree(options.directory)
+        return closed[0].summary.bytes
 
-    def peer() -> None:
-        from mcap.writer import Writer
-
-        with open(folder / f"peer_{next(numbers)}.mcap", "wb") as file:
-            writer = Writer(file)
+    def peer(compression: CompressionType) -> int:
+        path = folder / f"peer_{next(numbers)}.mcap"
+        with open(path, "wb") as file:
+            writer = Writer(file, compression=compression)
             writer.start(profile="ros2")
             channel = writer.register_channel("/joint_states", "cdr", writer.register_schema(JOINT_STATE, "ros2msg", _schema()))
             for data in messages:
                 now = time.time_ns()
                 writer.add_message(channel, now, data, now)
             writer.finish()
+            # The recorder does so too: a closed bag is on the disk.
+            os.fsync(file.fileno())
+        size = path.stat().st_size
+        path.unlink()
+        return size
 
-    mine, theirs = _seconds(ours, repeats), _seconds(peer, repeats)
-    settings = {"messages": len(messages), "bytes each": len(messages[0]), "compression": "zstd", "repeats": repeats, "dropped": 0}
     name = f"mcap {version('mcap')}, its writer alone"
-    return [
-        Result("recorder, to a closed bag", len(messages) / mine, len(messages) / theirs, name, "messages/s", True, settings),
-        Result("recorder, throughput", size / mine / 1e6, size / theirs / 1e6, name, "MB/s", True, settings),
-    ]
+    results = []
+    kinds: tuple[tuple[Compression, CompressionType, str], ...] = (
+        ("zstd", CompressionType.ZSTD, "zstd, ours level 1, the peer's default"),
+        ("none", CompressionType.NONE, "none"),
+    )
+    for compression, theirs_is, shown in kinds:
+        mine, theirs = [], []
+        for _ in range(repeats):  # in turns, so that both see the same machine
+            start = time.perf_counter()
+            size = ours(compression)
+            middle = time.perf_counter()
+            peers_size = peer(theirs_is)
+            mine.append(middle - start)
+            theirs.append(time.perf_counter() - middle)
+        taken, taken_by_peer = statistics.median(mine), statistics.median(theirs)
+        settings = {
+            "messages": count,
+            "bytes each": len(messages[0]),
+            "compression": shown,
+            "chunk": "1 MiB",
+            "MB on disk": f"{size / 1e6:.0f} and {peers_size / 1e6:.0f}",
+            "fsync": "both, at the end",
+            "repeats": repeats,
+            "dropped": 0,
+        }
+        what = f"recorder to a closed bag, {compression if compression != 'none' else 'uncompressed'}"
+        results += [
+            Result(what, count / taken, count / taken_by_peer, name, "messages/s", True, settings),
+            Result(what, megabytes / taken, megabytes / taken_by_peer, name, "MB/s", True, settings),
+        ]
+    return results
 
 
 def _schema() -> bytes:

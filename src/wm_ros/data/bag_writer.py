@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
+
 from wm_ros.contract.errors import UserError
 from wm_ros.data import bag_metadata, ros_types
-from wm_ros.data.mcap_writer import Compression, McapWriter
+from wm_ros.data.mcap_writer import MESSAGE_BYTES, Compression, McapWriter
 from wm_ros.data.qos import Qos
 
 RECORD = "wm_ros"
@@ -74,7 +77,7 @@ class BagWriter:
         self.options = options or BagOptions()
         self._topics: list[tuple[str, str, Qos]] = []
         self._files: list[bag_metadata.File] = []
-        self._counts: dict[int, int] = {}
+        self._counts: Counter[int] = Counter()
         self._closed_bytes = 0
         try:
             path.mkdir(parents=True)
@@ -121,10 +124,29 @@ class BagWriter:
         Raises:
             OSError: the disk is full or gone; call `abandon`.
         """
-        self._file.add_message(topic, log_time, publish_time, data)
+        self._file.add_messages((topic,), (log_time,), (publish_time,), (data,))
         self._counts[topic] += 1
         if self._file.bytes_open >= self.options.chunk_bytes:
             self._close_chunk()
+
+    def write_all(self, topics: Sequence[int], data: Sequence[bytes], log_times: Sequence[int], publish_times: Sequence[int]) -> None:
+        """Appends many messages, one of each sequence; see `write`.
+
+        Raises:
+            OSError: the disk is full or gone; call `abandon`.
+        """
+        ends = np.cumsum(np.fromiter(map(len, data), np.int64, len(data)) + MESSAGE_BYTES)
+        begin, before = 0, 0
+        while begin < len(data):
+            room = self.options.chunk_bytes - self._file.bytes_open
+            # With the message that fills the chunk, as when they come one by one.
+            here = slice(begin, int(np.searchsorted(ends, before + room)) + 1)
+            self._file.add_messages(topics[here], log_times[here], publish_times[here], data[here])
+            self._counts.update(topics[here])
+            if self._file.bytes_open >= self.options.chunk_bytes:
+                self._close_chunk()
+            begin = min(here.stop, len(data))
+            before = int(ends[begin - 1])
 
     def poll(self) -> None:
         """Closes a chunk that has been open for `chunk_seconds`, and splits. To be called several times in that time.

@@ -6,33 +6,40 @@ import os
 import struct
 import zlib
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import lz4.frame
+import numpy as np
 import zstandard
 from mcap.data_stream import RecordBuilder
 from mcap.opcode import Opcode
 from mcap.records import Channel, ChunkIndex, DataEnd, Footer, Header, Metadata, MetadataIndex, Schema, Statistics, SummaryOffset
 
 MAGIC = b"\x89MCAP0\r\n"
-_MESSAGE = struct.Struct("<BQHIQQ")
+_MESSAGE = np.dtype(
+    [("opcode", "u1"), ("length", "<u8"), ("channel", "<u2"), ("sequence", "<u4"), ("log_time", "<u8"), ("publish_time", "<u8")]
+)
+"""What stands before a message's data."""
+MESSAGE_BYTES = _MESSAGE.itemsize
 _CHUNK = struct.Struct("<QQQI")
-_INDEX_ENTRY = struct.Struct("<QQ")
 
 Compression = Literal["zstd", "lz4", "none"]
 
 
 @dataclass
 class _Chunk:
-    """The chunk that is being filled."""
+    """The chunk that is being filled, as columns: its records are made at once when it is closed, in half the time."""
 
-    records: bytearray
-    index: dict[int, bytearray]
-    start: int = 0
-    end: int = 0
-    messages: int = 0
+    definitions: bytearray = field(default_factory=bytearray)
+    """Records of schemas and channels; they stand before the messages."""
+    channel: list[int] = field(default_factory=list)
+    log_time: list[int] = field(default_factory=list)
+    publish_time: list[int] = field(default_factory=list)
+    data: list[bytes] = field(default_factory=list)
+    data_bytes: int = 0
 
 
 class McapWriter:
@@ -58,7 +65,7 @@ class McapWriter:
         self._counts: dict[int, int] = defaultdict(int)
         self._chunks: list[ChunkIndex] = []
         self._metadata: list[MetadataIndex] = []
-        self._chunk = _Chunk(bytearray(), {})
+        self._chunk = _Chunk()
         # Unbuffered: what was written has left the process, whatever happens to it.
         self._file = open(path, "xb", buffering=0)  # noqa: SIM115
         self._good = 0
@@ -75,12 +82,8 @@ class McapWriter:
     @property
     def bytes_open(self) -> int:
         """Uncompressed size of the open chunk."""
-        return len(self._chunk.records)
-
-    @property
-    def channel_counts(self) -> dict[int, int]:
-        """Channel id → messages."""
-        return dict(self._counts)
+        chunk = self._chunk
+        return len(chunk.definitions) + chunk.data_bytes + MESSAGE_BYTES * len(chunk.data)
 
     def add_metadata(self, name: str, values: dict[str, str]) -> None:
         """Writes named key-value pairs, at once."""
@@ -96,7 +99,7 @@ class McapWriter:
         self._schemas[schema.id] = schema
         builder = RecordBuilder()
         schema.write(builder)
-        self._chunk.records += builder.end()
+        self._chunk.definitions += builder.end()
         return len(self._schemas)
 
     def add_channel(self, topic: str, schema_id: int, metadata: dict[str, str]) -> int:
@@ -106,50 +109,58 @@ class McapWriter:
         self._counts[channel.id] = 0
         builder = RecordBuilder()
         channel.write(builder)
-        self._chunk.records += builder.end()
+        self._chunk.definitions += builder.end()
         return len(self._channels)
 
-    def add_message(self, channel_id: int, log_time: int, publish_time: int, data: bytes) -> None:
-        """Puts a message into the open chunk; times in nanoseconds."""
+    def add_messages(
+        self, channel_ids: Sequence[int], log_times: Sequence[int], publish_times: Sequence[int], data: Sequence[bytes]
+    ) -> None:
+        """Puts messages into the open chunk, one of each sequence; times in nanoseconds."""
         chunk = self._chunk
-        entries = chunk.index.get(channel_id)
-        if entries is None:
-            entries = chunk.index[channel_id] = bytearray()
-        entries += _INDEX_ENTRY.pack(log_time, len(chunk.records))
-        count = self._counts[channel_id]
-        chunk.records += _MESSAGE.pack(Opcode.MESSAGE, 22 + len(data), channel_id, count & 0xFFFFFFFF, log_time, publish_time)
-        chunk.records += data
-        if chunk.messages == 0:
-            chunk.start = chunk.end = log_time
-        elif log_time > chunk.end:
-            chunk.end = log_time
-        elif log_time < chunk.start:
-            chunk.start = log_time
-        chunk.messages += 1
-        self._counts[channel_id] = count + 1
+        chunk.channel += channel_ids
+        chunk.log_time += log_times
+        chunk.publish_time += publish_times
+        chunk.data += data
+        chunk.data_bytes += sum(map(len, data))
 
     def close_chunk(self) -> None:
         """Compresses the open chunk and writes it with its index."""
         chunk = self._chunk
-        if not chunk.messages:
+        count = len(chunk.data)
+        if not count:
             return
-        self._chunk = _Chunk(bytearray(), {})
-        self.start_time = min(self.start_time, chunk.start) if self.messages else chunk.start
-        self.end_time = max(self.end_time, chunk.end)
-        self.messages += chunk.messages
+        self._chunk = _Chunk()
+        heads = np.empty(count, _MESSAGE)
+        length = np.fromiter(map(len, chunk.data), np.int64, count) + MESSAGE_BYTES
+        heads["opcode"], heads["length"] = Opcode.MESSAGE, length - 9  # opcode and length do not count themselves
+        heads["channel"], heads["log_time"], heads["publish_time"] = chunk.channel, chunk.log_time, chunk.publish_time
+        entries = np.empty((count, 2), "<u8")
+        entries[:, 0], entries[:, 1] = heads["log_time"], len(chunk.definitions) + np.cumsum(length) - length
+        index: dict[int, bytes] = {}
+        for channel_id in np.unique(heads["channel"]).tolist():
+            rows = np.flatnonzero(heads["channel"] == channel_id)
+            heads["sequence"][rows] = (self._counts[channel_id] + np.arange(len(rows))) & 0xFFFFFFFF
+            self._counts[channel_id] += len(rows)
+            index[channel_id] = entries[rows].tobytes()
+        parts = [b""] * (2 * count)
+        parts[::2], parts[1::2] = heads.view(f"V{MESSAGE_BYTES}").tolist(), chunk.data
+        raw = bytes(chunk.definitions) + b"".join(parts)
+        start_time, end_time = min(chunk.log_time), max(chunk.log_time)
+        self.start_time = min(self.start_time, start_time) if self.messages else start_time
+        self.end_time = max(self.end_time, end_time)
+        self.messages += count
         name = "" if self._compression == "none" else self._compression
-        raw = bytes(chunk.records)
         data = {"zstd": self._zstd.compress, "lz4": lz4.frame.compress, "none": bytes}[self._compression](raw)
         encoded = name.encode()
-        body = _CHUNK.pack(chunk.start, chunk.end, len(raw), zlib.crc32(raw))
+        body = _CHUNK.pack(start_time, end_time, len(raw), zlib.crc32(raw))
         body += struct.pack("<I", len(encoded)) + encoded + struct.pack("<Q", len(data))
         head = struct.pack("<BQ", Opcode.CHUNK, len(body) + len(data)) + body
         start = self._good
         offset = start + len(head) + len(data)
         indexes, offsets = bytearray(), {}
-        for channel_id, entries in chunk.index.items():
+        for channel_id, listed in index.items():
             offsets[channel_id] = offset + len(indexes)
-            indexes += struct.pack("<BQHI", Opcode.MESSAGE_INDEX, 6 + len(entries), channel_id, len(entries)) + entries
+            indexes += struct.pack("<BQHI", Opcode.MESSAGE_INDEX, 6 + len(listed), channel_id, len(listed)) + listed
         self._write(b"".join((head, data, indexes)))
         self._chunks.append(
             ChunkIndex(
@@ -157,10 +168,10 @@ class McapWriter:
                 chunk_start_offset=start,
                 compression=name,
                 compressed_size=len(data),
-                message_end_time=chunk.end,
+                message_end_time=end_time,
                 message_index_length=len(indexes),
                 message_index_offsets=offsets,
-                message_start_time=chunk.start,
+                message_start_time=start_time,
                 uncompressed_size=len(raw),
             )
         )

@@ -16,6 +16,7 @@ from wm_ros.data.bag_writer import BagOptions, BagSummary, BagWriter, free_direc
 from wm_ros.data.qos import Qos
 
 _NS = 1_000_000_000
+_LITTLE, _BIG = struct.Struct("<iI").unpack_from, struct.Struct(">iI").unpack_from
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,9 @@ class _Stamps:
     def of(self, data: bytes) -> int | None:
         if not self._headed or len(data) < 12:
             return None
-        seconds, nanoseconds = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
-        return int(seconds) * _NS + int(nanoseconds)
+        seconds, nanoseconds = (_LITTLE if data[1] & 1 else _BIG)(data, 4)
+        stamp: int = seconds * _NS + nanoseconds
+        return stamp
 
 
 @dataclass
@@ -116,6 +118,7 @@ class Recorder:
         self._newest: list[int] = [-1] * len(self.topics)
         self._ring: deque[Received] = deque()
         self._ring_bytes = 0
+        self._preroll_ns, self._preroll_bytes = round(options.preroll_s * _NS), options.preroll_bytes
         self._open: _Open | None = None
         self._closing: list[_Open] = []
         self._done: dict[int, Path] = {}
@@ -178,8 +181,8 @@ class Recorder:
     def _keep(self, message: Received) -> None:
         self._ring.append(message)
         self._ring_bytes += len(message.data)
-        oldest = message.log_time - round(self.options.preroll_s * _NS)
-        while self._ring and (self._ring[0].log_time < oldest or self._ring_bytes > self.options.preroll_bytes):
+        oldest = message.log_time - self._preroll_ns
+        while self._ring and (self._ring[0].log_time < oldest or self._ring_bytes > self._preroll_bytes):
             self._ring_bytes -= len(self._ring.popleft().data)
 
     # ---- bags -----------------------------------------------------------------------------------------------------
