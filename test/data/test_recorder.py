@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from cartpole_bags import JOINT_STATE, PERIOD, START, STRING, cdr, contract, joint_state, message, state
+from mcap.reader import make_reader
 
 from wm_ros.data.bag_reader import Bag
 from wm_ros.data.bag_thread import BagThread, Received
@@ -134,3 +138,77 @@ def test_a_chunk_is_closed_in_time_without_another_message(tmp_path: Path, compr
     assert written.wait(PATIENCE_S)  # while the bag is open
     desk.end()
     assert desk.closed[0].summary.messages == 1
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4", "none"])
+def test_many_messages_at_once_give_the_file_that_single_ones_give(tmp_path: Path, compression: str) -> None:
+    options = BagOptions(chunk_bytes=2000, chunk_seconds=1e9, compression=compression)  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    topics = rng.integers(1, 3, 500).tolist()
+    data = [rng.bytes(int(n)) for n in rng.choice([0, 1, 60, 61, 5000], 500, p=[0.1, 0.1, 0.4, 0.38, 0.02])]
+    times = rng.integers(0, 10**9, 500).tolist()  # in no order
+    files = []
+    for pieces in (1, 7, 500):
+        writer = BagWriter(tmp_path / str(pieces) / "bag", {}, options)
+        for name in ("/a", "/b"):
+            writer.add_topic(name, JOINT_STATE, Qos())
+        for here in np.array_split(np.arange(500), pieces):
+            part = slice(int(here[0]), int(here[-1]) + 1)
+            writer.write_all(topics[part], data[part], times[part], times[part])
+        writer.close()
+        files.append((tmp_path / str(pieces) / "bag" / "bag_0.mcap").read_bytes())
+    single = BagWriter(tmp_path / "single" / "bag", {}, options)
+    for name in ("/a", "/b"):
+        single.add_topic(name, JOINT_STATE, Qos())
+    for topic, raw, at in zip(topics, data, times, strict=True):
+        single.write(topic, raw, at, at)
+    summary = single.close()
+    assert files == [(tmp_path / "single" / "bag" / "bag_0.mcap").read_bytes()] * 3
+    with open(tmp_path / "single" / "bag" / "bag_0.mcap", "rb") as file:
+        peers = [(m.channel_id, m.sequence, m.log_time, m.data) for _, _, m in make_reader(file).iter_messages(log_time_order=False)]
+    counts: dict[int, int] = {}
+    for topic, raw, at, found in zip(topics, data, times, peers, strict=True):
+        assert found == (topic, counts.get(topic, 0), at, raw)
+        counts[topic] = counts.get(topic, 0) + 1
+    assert summary.messages == 500 and summary.bytes == len(files[0])
+
+
+def test_what_a_full_disk_did_not_take_is_counted_as_dropped(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    class Full(BagWriter):
+        def write_all(self, *columns: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def make() -> BagWriter:
+        writer = Full(tmp_path / "bag", {})
+        writer.add_topic("/joint_states", JOINT_STATE, Qos())
+        return writer
+
+    thread = BagThread(make, max_queue_bytes=1 << 20, poll_seconds=0.001, on_end=lambda _: ended.set())
+    thread.put(Received(0, bytes(100), 1, None))
+    assert ended.wait(PATIENCE_S) and "No space left" in thread.error
+    thread.put(Received(0, bytes(100), 2, None))
+    assert thread.drops == 2 and thread.summary is None
+
+
+def test_a_queue_that_grows_wakes_the_thread_before_it_would_look(tmp_path: Path) -> None:
+    written = threading.Event()
+
+    class Watched(BagWriter):
+        def write_all(self, *columns: Any) -> None:
+            super().write_all(*columns)
+            written.set()
+
+    def make() -> BagWriter:
+        writer = Watched(tmp_path / "bag", {})
+        writer.add_topic("/joint_states", JOINT_STATE, Qos())
+        return writer
+
+    thread = BagThread(make, max_queue_bytes=1 << 30, poll_seconds=1e6, on_end=lambda _: None)
+    for k in range(10):
+        thread.put(Received(0, bytes(100_000), k, None))
+    assert written.wait(PATIENCE_S)
+    thread.finish()
+    thread.join()
+    assert thread.summary is not None and thread.summary.messages == 10 and thread.drops == 0
