@@ -17,12 +17,12 @@ def data_files(folder: str, *patterns: str) -> list[tuple[str, list[str]]]:
 # them into bin, and `logger` would hide the system's.
 EXECUTABLES = sorted(str(p) for p in Path("scripts").iterdir() if p.is_file())
 
-RUNTIME = ["numpy", "pydantic>=2.5", "PyYAML", "array-api-compat", "typing_extensions"]
+RUNTIME = ["numpy", "pydantic>=2.5", "PyYAML", "array-api-compat", "typing_extensions", "pillow>=9.1"]
 ROBOT = ["mcap", "zstandard", "lz4", "rosbags"]
 SIMULATION = ["mujoco>=3.2,<4"]
 TRAINING = ["torch>=2.6", "onnx", "onnxscript", "scipy", "safetensors", "tensorboard"]
 ENVIRONMENTS = ["dm_control", "gymnasium", "imageio"]  # the last is what gymnasium's MuJoCo tasks import
-VIEW = ["rich", "tyro", "matplotlib", "pillow"]
+VIEW = ["rich", "tyro", "matplotlib"]
 
 setup(
     name=PACKAGE,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from camera_bags import compressed_image, raw_image, scene, with_camera
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -128,6 +129,59 @@ def test_an_observation_is_as_old_as_its_oldest_sample() -> None:
     assert observation is not None
     assert (observation.stamp_ns, observation.received_ns) == (10_000_000_000, 111)
     assert observation.vector[-1] == 2.0
+
+
+def twist(x: float, z: float) -> Any:
+    return SimpleNamespace(linear=SimpleNamespace(x=x, y=0.0, z=0.0), angular=SimpleNamespace(x=0.0, y=0.0, z=z))
+
+
+def with_twist_and_camera() -> schema.Contract:
+    data = with_camera(frame="camera").model_dump(mode="json")
+    features = [{"field": "linear.x", "units": "m/s"}, {"field": "angular.z", "units": "rad/s"}]
+    channel = {"name": "base", "topic": "odom_twist", "type": "geometry_msgs/msg/Twist", "clock": "receive"}
+    data["observation"].insert(0, {**channel, "max_age_s": 0.1, "features": features})
+    return schema.parse(data, "test")
+
+
+def test_an_observation_is_dated_by_stamps_not_by_times_of_reception_and_not_by_a_slow_camera() -> None:
+    assembler = Assembler(with_twist_and_camera())
+    assembler.update("camera", raw_image(scene(1), stamp=9 * 10**9), 90)
+    assembler.update("base", twist(1.0, 2.0), 100)
+    assembler.update("joints", message(10.0), 110)
+    observation = assembler.observe()
+    assert observation is not None
+    assert (observation.stamp_ns, observation.received_ns) == (10_000_000_000, 90)
+    assert observation.vector[:2].tolist() == [1.0, 2.0] and observation.vector.shape == (7,)
+    assert observation.images["camera"].shape == (6, 8, 3)
+
+
+def test_who_needs_no_pictures_gets_none_but_bad_ones_are_refused_all_the_same() -> None:
+    assembler = Assembler(with_twist_and_camera(), images=False)
+    assembler.update("base", twist(1.0, 2.0), 100)
+    assembler.update("joints", message(10.0), 110)
+    assert assembler.missing == ["camera"]
+    with pytest.raises(BadMessage, match="camera/image_raw: step 9 is less than a row of 32 pixels") as caught:
+        assembler.update("camera", raw_image(scene(1), stamp=10**9, step=9), 90)
+    assert caught.value.reason == "image_size"
+    with pytest.raises(BadMessage, match="camera/image_raw: frame_id"):
+        assembler.update("camera", SimpleNamespace(header=SimpleNamespace(frame_id="lidar")), 90)
+    assembler.update("camera", raw_image(scene(1), stamp=10**9), 90)
+    observation = assembler.observe()
+    assert observation is not None and observation.images == {}
+
+
+def test_a_picture_that_cannot_be_decoded_leaves_the_one_before() -> None:
+    assembler = Assembler(with_camera("sensor_msgs/msg/CompressedImage"))
+    assembler.update("joints", message(10.0), 110)
+    assembler.update("camera", compressed_image(scene(1, 120, 160), "png", 10**10), 110)
+    before = assembler.observe()
+    bad = compressed_image(scene(2, 120, 160), "png", 10**10 + 1)
+    bad.data = np.concatenate([bad.data[:300], ~bad.data[300:400], bad.data[400:]])
+    with pytest.raises(BadMessage, match="camera/image_raw: data are no whole picture") as caught:
+        assembler.update("camera", bad, 120)
+    after = assembler.observe()
+    assert caught.value.reason == "damaged" and before is not None and after is not None
+    np.testing.assert_array_equal(before.images["camera"], after.images["camera"])
 
 
 def test_a_wrong_frame_and_a_field_that_is_not_there_are_refused() -> None:

@@ -11,7 +11,7 @@ from cartpole_bags import header, joint_state, message, store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wm_ros.contract.schema import Channel
+from wm_ros.contract.schema import IMAGE_TYPES, MESSAGE_TYPES, UNSTAMPED_TYPES, Channel
 from wm_ros.data.block import Block
 from wm_ros.data.columns import ChannelColumns, ColumnDecoder
 
@@ -58,7 +58,7 @@ def assert_equal(channel: Channel, messages: list[bytes]) -> ChannelColumns:
 
 
 def channel(kind: str, *features: dict[str, Any], **options: Any) -> Channel:
-    clock = {} if kind != "std_msgs/msg/Float64MultiArray" else {"clock": "receive"}
+    clock = {"clock": "receive"} if kind in UNSTAMPED_TYPES else {}
     return Channel(
         name="c", topic="t", type=kind, max_age_s=1.0, features=[{"units": "x", **f} for f in features], **{**clock, **options}
     )
@@ -162,8 +162,20 @@ OTHERS = {
         ),
         ["wrench.force.z", "wrench.torque.x"],
     ),
+    "geometry_msgs/msg/Twist": (
+        lambda stamp, frame, v: message("geometry_msgs/msg/Twist", vector(v[:3]), vector(v[3:6])),
+        ["linear.x", "angular.z"],
+    ),
+    "geometry_msgs/msg/Wrench": (
+        lambda stamp, frame, v: message("geometry_msgs/msg/Wrench", vector(v[:3]), vector(v[3:6])),
+        ["force.z", "torque.x"],
+    ),
     "std_msgs/msg/Float64MultiArray": (multi_array, ["data[0]", "data[5]"]),
 }
+
+
+def test_every_vector_type_of_the_contract_is_tried_here() -> None:
+    assert {JOINTS.type, *OTHERS} == set(MESSAGE_TYPES) - set(IMAGE_TYPES)
 
 
 def features(paths: list[str]) -> list[dict[str, Any]]:
@@ -186,6 +198,18 @@ def test_every_type_of_the_contract_in_bulk_equals_one_by_one(kind: str, data: s
             values = floats(data.draw(SEEDS), size)
             messages.append(bytes(store.serialize_cdr(make(data.draw(STAMPS), frame, values), kind, little_endian=little)))
     assert_equal(taken, messages)
+
+
+@pytest.mark.parametrize("kind", UNSTAMPED_TYPES)
+def test_types_without_a_header_are_decoded_in_bulk_and_timed_by_reception(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, paths = OTHERS[kind]
+    messages = [bytes(store.serialize_cdr(make(0, "", [k + i / 10 for i in range(8)]), kind)) for k in range(50)]
+    taken = channel(kind, *features(paths))
+    expected = decode(taken, messages, bulk=False)
+    monkeypatch.setattr(ColumnDecoder, "_single", lambda *arguments: pytest.fail("a message was read one by one"))
+    columns = decode(taken, messages, bulk=True)
+    assert columns.raw.tobytes() == expected.raw.tobytes() and len(columns) == 50
+    assert columns.stamp.tolist() == columns.received.tolist() == [10**9 * k for k in range(50)]
 
 
 def test_known_numbers_come_out() -> None:

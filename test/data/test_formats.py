@@ -6,8 +6,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from camera_bags import every, raw_image, scene, with_camera, write_with_camera
 from cartpole_bags import contract, write_cartpole
 from mcap.writer import CompressionType, IndexType, Writer
 from rosbags.interfaces import Qos
@@ -90,6 +92,19 @@ def test_every_storage_gives_the_same_episodes(kind: str, original: Path, tmp_pa
     assert episode.action.tobytes() == expected.action.tobytes()
     bag = Bag(copy)
     assert sum(len(b) for b in bag.blocks()) == sum(bag.counts.values()) == 2 * TICKS + 3 and not bag.losses
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pictures = every(TICKS, lambda k, stamp: raw_image(scene(k), "rgb8", stamp))
+    return write_with_camera(tmp_path_factory.mktemp("filmed") / "bag", TICKS, with_camera(), pictures)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_images_are_found_again_in_every_storage(kind: str, filmed: Path, tmp_path: Path) -> None:
+    (expected,) = read_episodes(filmed, with_camera())
+    (episode,) = read_episodes(MAKERS[kind](filmed, tmp_path), with_camera())
+    assert np.asarray(episode.images["camera"]).tobytes() == np.asarray(expected.images["camera"]).tobytes()
 
 
 def test_a_split_bag_is_one_recording(original: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from camera_bags import COMPRESSED, compressed_image, every, scene, with_camera, write_with_camera
 from cartpole_bags import JOINT_STATE, PERIOD, START, STRING, cdr, contract, custom_data, force, joint_state, message, state
 
 from wm_ros.contract import schema
@@ -160,3 +161,14 @@ def test_the_median_of_very_many_values_is_near_and_of_fewer_exact() -> None:
         bit_by_bit.add(values[begin : begin + 777])
     assert few.value == int(np.median(values[:8_001])) and Median().value is None
     assert all_at_once.value == bit_by_bit.value == pytest.approx(np.median(values), rel=0.05)
+
+
+def test_pictures_of_a_thinned_bag_are_those_of_the_whole_one_damaged_ones_too(tmp_path: Path) -> None:
+    of = with_camera(COMPRESSED)
+    pictures = every(60, lambda k, stamp: compressed_image(scene(k, 48, 64), "png", stamp), step=1)
+    for _, picture in pictures[::7][1:]:
+        picture.data = np.concatenate([picture.data[:200], ~picture.data[200:240], picture.data[240:]])
+    path = write_with_camera(tmp_path / "bag", 60, of, pictures, options=BagOptions(chunk_bytes=8000))
+    (whole,), (thinned,) = (list(iterate_episodes(path, of, whole_bytes=size)) for size in (1 << 30, 0))
+    assert thinned.observation.tobytes() == whole.observation.tobytes()
+    assert np.asarray(thinned.images["camera"]).tobytes() == np.asarray(whole.images["camera"]).tobytes()

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from camera_bags import raw_image, scene, with_camera
 from runtime.gate_bench import MS, Bench, arm_contract, cartpole, joint_state, working
+
+from wm_ros.contract import schema
+from wm_ros.contract.schema import Contract
 
 PERIOD = 20 * MS
 TWO_PERIODS = 2 * PERIOD
@@ -113,6 +118,50 @@ def test_a_channel_whose_stamps_lag_behind_the_others_is_stale_however_often_it_
         bench.observe(stamp=lag, channels=("near",))
         bench.stamp = now
         bench.command(0.1, 0.1)
+    assert bench.last.reason == "stale_observation"
+
+
+def seeing_cartpole() -> Contract:
+    """The cart-pole with a camera of 10 Hz and a force sensor without stamps."""
+    data = with_camera().model_dump(mode="json")
+    features = [{"field": "force.x", "units": "N"}]
+    channel = {"name": "push", "topic": "push", "type": "geometry_msgs/msg/Wrench", "clock": "receive", "max_age_s": 0.1}
+    data["observation"].append({**channel, "features": features})
+    data["safety"]["max_observation_age_s"] = 0.2
+    return schema.parse(data, "test")
+
+
+def drive(bench: Bench, periods: int, silent: str = "") -> None:
+    wrench = SimpleNamespace(force=SimpleNamespace(x=1.0))
+    for k in range(periods):
+        bench.wait(20)
+        if silent != "push":
+            bench.gate.sensor("push", wrench, bench.now)
+        if k % 5 == 0 and silent != "camera":
+            bench.gate.sensor("camera", raw_image(scene(k), stamp=bench.stamp), bench.now)
+        bench.observe(channels=("joints",))
+        bench.command(1.0)
+
+
+def test_a_robot_with_a_slow_camera_and_a_sensor_without_stamps_sees_no_hold() -> None:
+    bench = Bench(seeing_cartpole())
+    drive(bench, 2)
+    assert bench.gate.arm() == ""
+    drive(bench, 5)
+    bench.sent.clear()
+    drive(bench, 50)
+    assert [o.reason for o in bench.sent] == [""] * 50
+    assert [o.stamp_ns for o in bench.sent[-2:]] == [bench.stamp - PERIOD, bench.stamp]
+
+
+@pytest.mark.parametrize("silent", ["camera", "push"])
+def test_a_camera_or_a_sensor_without_stamps_that_falls_silent_is_stale(silent: str) -> None:
+    bench = Bench(seeing_cartpole())
+    drive(bench, 2)
+    assert bench.gate.arm() == ""
+    drive(bench, 10)
+    assert bench.last.reason == ""
+    drive(bench, 12, silent)  # 0.24 s; the camera may be 0.15 s old, the sensor 0.1 s
     assert bench.last.reason == "stale_observation"
 
 

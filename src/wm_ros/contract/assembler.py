@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wm_ros.contract import images
 from wm_ros.contract.schema import Channel, Contract, Feature
 
 
@@ -29,6 +30,8 @@ class Sample:
     """Time of the sample on the robot's clock."""
     received_ns: int
     """When it came, on the receiver's steady clock (live) or receive stamp (bag)."""
+    image: NDArray[np.uint8] | None = None
+    """[H, W, C] of an image channel, where images are decoded."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,11 @@ class Observation:
     vector: NDArray[np.float32]
     """[O], in the order of `Contract.observation_names`."""
     stamp_ns: int
-    """Robot time of the oldest sample in it."""
+    """Robot time of the oldest sample of the channels that date it; see `Contract.dating_channels`."""
     received_ns: int
     """Steady time at which the oldest sample came."""
+    images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    """Image channel → [H, W, C]."""
 
 
 def stamp_ns(stamp: Any) -> int:
@@ -76,14 +81,16 @@ class ChannelReader:
         self._joint_index: list[int] = []
 
     def read(self, message: Any) -> NDArray[np.float64]:
-        """The raw feature values [F].
+        """The raw feature values [F]; none for an image, of which only what can be checked without decoding is checked.
 
         Raises:
-            BadMessage: missing joint, wrong size, wrong frame, or a value that is not finite.
+            BadMessage: missing joint, wrong size, wrong frame, a value that is not finite, or a picture that cannot be used.
         """
         channel = self.channel
-        if channel.frame is not None and message.header.frame_id != channel.frame:
-            raise BadMessage("frame", f"{channel.topic}: frame_id {message.header.frame_id!r}, the contract wants {channel.frame!r}")
+        self.check_frame(message)
+        if channel.image is not None:
+            self.seen(message)
+            return np.zeros(0)
         if channel.type == "sensor_msgs/msg/JointState":
             values = self._joints(message)
         else:
@@ -92,6 +99,40 @@ class ChannelReader:
             bad = [f.name for f, v in zip(channel.features, values, strict=True) if not np.isfinite(v)]
             raise BadMessage("non_finite", f"{channel.topic}: not a finite number: {', '.join(bad)}")
         return values
+
+    def check_frame(self, message: Any) -> None:
+        """Refuses a message in another frame than the contract's.
+
+        Raises:
+            BadMessage: it is.
+        """
+        frame = self.channel.frame
+        if frame is not None and message.header.frame_id != frame:
+            raise BadMessage("frame", f"{self.channel.topic}: frame_id {message.header.frame_id!r}, the contract wants {frame!r}")
+
+    def seen(self, message: Any) -> images.Seen:
+        """Size and encoding of an image message.
+
+        Raises:
+            BadMessage: a picture that cannot be used.
+        """
+        try:
+            return images.inspect(message)
+        except images.BadImage as bad:
+            raise BadMessage(bad.reason, f"{self.channel.topic}: {bad}") from None
+
+    def image(self, message: Any) -> NDArray[np.uint8]:
+        """The picture [H, W, C] of an image message.
+
+        Raises:
+            BadMessage: a picture that cannot be used.
+        """
+        if self.channel.image is None:
+            raise ValueError(f"channel {self.channel.name} has no images")
+        try:
+            return images.decode(message, self.channel.image)
+        except images.BadImage as bad:
+            raise BadMessage(bad.reason, f"{self.channel.topic}: {bad}") from None
 
     def time_ns(self, message: Any, received_ns: int) -> int:
         """The sample's time: its header stamp, or when it was received, as the contract says."""
@@ -108,9 +149,9 @@ class ChannelReader:
             self._joint_index = [names.index(str(f.joint)) for f in self.channel.features]
             self._joint_order = names
         fields = {f.field: getattr(message, f.field) for f in self.channel.features}
-        for field, array in fields.items():
+        for name, array in fields.items():
             if len(array) != len(names):
-                raise BadMessage("size", f"{self.channel.topic}: {field} has {len(array)} values for {len(names)} joints")
+                raise BadMessage("size", f"{self.channel.topic}: {name} has {len(array)} values for {len(names)} joints")
         return np.array(
             [fields[f.field][i] for f, i in zip(self.channel.features, self._joint_index, strict=True)], dtype=np.float64
         )
@@ -126,10 +167,17 @@ class ChannelReader:
 
 
 class Assembler:
-    """Holds the newest sample of every channel and makes observation vectors of them."""
+    """Holds the newest sample of every channel and makes observations of them."""
 
-    def __init__(self, contract: Contract) -> None:
+    def __init__(self, contract: Contract, *, images: bool = True) -> None:
+        """
+        Args:
+            contract: names the channels.
+            images: False only checks the messages of image channels, for who needs no more than to know that they come.
+        """
         self.contract = contract
+        self._images = images
+        self._dating = contract.dating_channels
         self._readers = {c.name: ChannelReader(c) for c in contract.observation}
         self._newest: dict[str, Sample] = {}
 
@@ -145,12 +193,14 @@ class Assembler:
             BadMessage: the message is unusable or older than the newest one; the newest sample stays as it was.
         """
         reader = self._readers[channel]
-        sample = Sample(reader.read(message), reader.time_ns(message, received_ns), received_ns)
+        raw, stamp = reader.read(message), reader.time_ns(message, received_ns)
         newest = self._newest.get(channel)
-        if newest is not None and sample.stamp_ns < newest.stamp_ns:
+        if newest is not None and stamp < newest.stamp_ns:
             raise BadMessage(
-                "backwards", f"{reader.channel.topic}: time runs backwards, by {(newest.stamp_ns - sample.stamp_ns) * 1e-9:.3f} s"
+                "backwards", f"{reader.channel.topic}: time runs backwards, by {(newest.stamp_ns - stamp) * 1e-9:.3f} s"
             )
+        image = reader.image(message) if self._images and reader.channel.image is not None else None
+        sample = Sample(raw, stamp, received_ns, image)
         self._newest[channel] = sample
         return sample
 
@@ -171,7 +221,9 @@ class Assembler:
         """The newest observation, or None while a channel is missing. Freshness is the caller's to check."""
         if self.missing:
             return None
-        samples = [self._newest[c.name] for c in self.contract.observation]
         return Observation(
-            encode(self.contract, self.raw()), min(s.stamp_ns for s in samples), min(s.received_ns for s in samples)
+            encode(self.contract, self.raw()),
+            min(self._newest[name].stamp_ns for name in self._dating),
+            min(s.received_ns for s in self._newest.values()),
+            {name: s.image for name, s in self._newest.items() if s.image is not None},
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -16,6 +17,8 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -34,8 +37,15 @@ MESSAGE_TYPES = (
     "geometry_msgs/msg/PoseStamped",
     "geometry_msgs/msg/TwistStamped",
     "geometry_msgs/msg/WrenchStamped",
+    "geometry_msgs/msg/Twist",
+    "geometry_msgs/msg/Wrench",
     "std_msgs/msg/Float64MultiArray",
+    "sensor_msgs/msg/Image",
+    "sensor_msgs/msg/CompressedImage",
 )
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+UNSTAMPED_TYPES = ("geometry_msgs/msg/Twist", "geometry_msgs/msg/Wrench", "std_msgs/msg/Float64MultiArray")
+"""Types without a header: no stamp, no frame."""
 
 
 def _finite(value: float) -> float:
@@ -124,8 +134,23 @@ class Feature(Record):
         return record if self.label is not None else {k: v for k, v in record.items() if k != "label"}
 
 
+class ImageFormat(Record):
+    """How the controller sees a camera: every frame is made so, whatever the camera sends."""
+
+    height: Annotated[int, Field(ge=1, le=4096)]
+    width: Annotated[int, Field(ge=1, le=4096)]
+    encoding: Literal["rgb8", "mono8"]
+    full_scale: Annotated[int, Field(ge=1, le=65535)] = 65535
+    """For cameras of 16 bits, such as depth in millimetres: the value that becomes 255; larger ones become 255 too."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[H, W, C]; C is 3 for rgb8, 1 for mono8."""
+        return self.height, self.width, 3 if self.encoding == "rgb8" else 1
+
+
 class Channel(Record):
-    """One sensor topic and the features taken from it."""
+    """One sensor topic: the features taken from it, or the image that is made of it."""
 
     name: Name
     topic: Topic
@@ -136,24 +161,72 @@ class Channel(Record):
     """An observation that holds an older sample than this is stale, live and in a bag."""
     align: Literal["hold", "nearest", "linear"] = "hold"
     """How samples are brought onto the control period: live data can only be held."""
-    clock: Literal["header", "receive"] = "header"
+    clock: Annotated[Literal["header", "receive"], Field(validate_default=True)] = "header"
     """Which time a sample carries; types without a header need `receive`."""
-    features: Annotated[tuple[Feature, ...], Field(min_length=1)]
+    image: Annotated[ImageFormat | None, Field(validate_default=True)] = None
+    """Image and CompressedImage only: what the controller sees of it, beside the observation vector."""
+    features: Annotated[tuple[Feature, ...], Field(validate_default=True)] = ()
+    """What enters the observation vector; none for images."""
 
-    @model_validator(mode="after")
-    def _fits_type(self) -> Self:
-        joint_state = self.type == "sensor_msgs/msg/JointState"
-        for feature in self.features:
-            if joint_state and (feature.joint is None or feature.field not in ("position", "velocity", "effort")):
-                raise ValueError(f"feature {feature.name!r}: a JointState feature needs 'joint' and a field position, velocity or effort")
-            if not joint_state and feature.joint is not None:
-                raise ValueError(f"feature {feature.name!r}: 'joint' is for JointState channels only")
-        if self.type == "std_msgs/msg/Float64MultiArray":
-            if any(f.field != "data" or f.index is None for f in self.features):
-                raise ValueError("a Float64MultiArray feature needs field 'data' and an 'index'")
-            if self.clock == "header":
-                raise ValueError("Float64MultiArray has no header: set clock: receive")
-        return self
+    @field_validator("frame", "align", "clock", "image", "features")
+    @classmethod
+    def _fits_type(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = info.data.get("type")  # absent where the type itself is the fault
+        fault = _FITS[str(info.field_name)](kind, value) if kind is not None else ""
+        if fault:
+            raise ValueError(fault)
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_absent_image(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Contracts from before there were images keep their hash.
+        data: dict[str, Any] = dump(self)
+        if self.image is None:
+            del data["image"]
+        return data
+
+
+def _frame_fault(kind: str, frame: str | None) -> str:
+    return f"{kind} has no header and so no frame: remove it" if frame is not None and kind in UNSTAMPED_TYPES else ""
+
+
+def _align_fault(kind: str, align: str) -> str:
+    return "images cannot be interpolated: take hold or nearest" if kind in IMAGE_TYPES and align == "linear" else ""
+
+
+def _clock_fault(kind: str, clock: str) -> str:
+    return f"{kind} has no header: set clock: receive" if kind in UNSTAMPED_TYPES and clock == "header" else ""
+
+
+def _image_fault(kind: str, image: ImageFormat | None) -> str:
+    if kind in IMAGE_TYPES:
+        return "missing: add height, width and encoding (rgb8 or mono8)" if image is None else ""
+    return f"is for {' and '.join(IMAGE_TYPES)} only: remove it" if image is not None else ""
+
+
+def _features_fault(kind: str, features: tuple[Feature, ...]) -> str:
+    if kind in IMAGE_TYPES:
+        return "images have none: remove them" if features else ""
+    if not features:
+        return "missing: add at least one"
+    joint_state = kind == "sensor_msgs/msg/JointState"
+    for feature in features:
+        if joint_state and (feature.joint is None or feature.field not in ("position", "velocity", "effort")):
+            return f"feature {feature.name!r}: a JointState feature needs 'joint' and a field position, velocity or effort"
+        if not joint_state and feature.joint is not None:
+            return f"feature {feature.name!r}: 'joint' is for JointState channels only"
+        if kind == "std_msgs/msg/Float64MultiArray" and (feature.field != "data" or feature.index is None):
+            return "a Float64MultiArray feature needs field 'data' and an 'index'"
+    return ""
+
+
+_FITS: Final[dict[str, Callable[[str, Any], str]]] = {
+    "frame": _frame_fault,
+    "align": _align_fault,
+    "clock": _clock_fault,
+    "image": _image_fault,
+    "features": _features_fault,
+}
 
 
 class ActionJoint(Record):
@@ -301,6 +374,8 @@ class Contract(Record):
             doubled = sorted({n for n in names if names.count(n) > 1})
             if doubled:
                 raise ValueError(f"{what} must be different, but {doubled} occur more than once")
+        if not self.observation_names:
+            raise ValueError("observation: only images: add a channel with features, such as the joints, which times the control")
         hold = self.safety.hold
         if isinstance(hold, dict):
             if set(hold) != set(self.action.names):
@@ -333,6 +408,21 @@ class Contract(Record):
         return len(self.observation_names)
 
     @property
+    def images(self) -> dict[str, ImageFormat]:
+        """Channel name → what the controller sees of it, for the image channels."""
+        return {c.name: c.image for c in self.observation if c.image is not None}
+
+    @property
+    def dating_channels(self) -> tuple[str, ...]:
+        """Names of the channels whose stamps date an observation: those with features and header stamps.
+
+        Cameras are slower than the control loop, and times of reception are on another clock: such samples are held, and their age is
+        watched channel by channel. Where no channel with features has stamps, its times of reception count.
+        """
+        vectors = [c for c in self.observation if c.image is None]
+        return tuple(c.name for c in vectors if c.clock == "header") or tuple(c.name for c in vectors)
+
+    @property
     def action_size(self) -> int:
         return len(self.action.joints)
 
@@ -360,7 +450,8 @@ def _explain(error: ValidationError, where: str) -> UserError:
             "missing": "missing: add it",
         }.get(fault["type"], fault["msg"].removeprefix("Value error, "))
         given = fault.get("input")
-        shown = "" if isinstance(given, (dict, list, BaseModel)) or fault["type"] in ("missing", "extra_forbidden") else f" (got {given!r})"
+        plain = given is not None and not isinstance(given, (dict, list, tuple, BaseModel))
+        shown = f" (got {given!r})" if plain and fault["type"] not in ("missing", "extra_forbidden") else ""
         lines.append(f"{where}: {field}: {message}{shown}")
     return UserError("\n".join(lines))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ from wm_ros.data import recorded_steps, thin
 from wm_ros.data.bag_reader import Bag, Loss
 from wm_ros.data.columns import ChannelColumns
 from wm_ros.data.episode import Episode, Provenance
-from wm_ros.data.policy import sample
+from wm_ros.data.images import Frames
+from wm_ros.data.policy import choose, sample
 from wm_ros.data.recorded_steps import RecordedSteps
 from wm_ros.data.recording import CLOCK_JUMP_NS, Recording, check_contract
 
@@ -78,7 +79,7 @@ def _ordered(columns: ChannelColumns) -> list[ChannelColumns]:
         rising = stamp[:count] == newest[:count]
         # A slice is no copy, and nearly every recording is in order.
         keep = slice(begin, begin + count) if rising.all() else np.flatnonzero(rising) + begin
-        pieces.append(replace(columns, raw=columns.raw[keep], stamp=columns.stamp[keep], received=columns.received[keep]))
+        pieces.append(columns.take(keep))
         begin += count
     return pieces
 
@@ -134,8 +135,8 @@ def _actions(
 
 def _observations(
     contract: Contract, recording: Recording, pieces: dict[str, list[ChannelColumns]], span: Span, tick: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
-    """The observations [K, O] at the ticks [K] and which are valid [K]; None where a channel has nothing in the span."""
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], dict[str, Frames]] | None:
+    """The observations [K, O] at the ticks [K], which are valid [K], and the frames; None where a channel has nothing in the span."""
     chosen = []
     for channel in contract.observation:
         max_age = round(channel.max_age_s * _NS)
@@ -145,16 +146,28 @@ def _observations(
         chosen.append((channel, piece, max_age, recording.tolerance_ns[channel.name]))
     observation = np.empty((len(tick), contract.observation_size), np.float32)
     valid = np.ones(len(tick), np.bool_)
+    frames: dict[str, Frames] = {}
+    for channel, piece, max_age, tolerance in chosen:
+        if piece.images is not None:
+            shown, fresh = choose(_whole(channel.align), piece.stamp, tick, max_age, tolerance)
+            frames[channel.name] = Frames(piece.images, shown, np.searchsorted(piece.stamp, tick - max_age, side="left"))
+            valid &= fresh
+    vectors = [entry for entry in chosen if entry[1].images is None]
     for begin in range(0, len(tick), _SLAB):
         slab = slice(begin, begin + _SLAB)
         raw = []
-        for channel, piece, max_age, tolerance in chosen:
+        for channel, piece, max_age, tolerance in vectors:
             values, fresh = sample(channel.align, piece.stamp, piece.raw, tick[slab], max_age, tolerance)
             raw.append(values)
             valid[slab] &= fresh
         with np.errstate(over="ignore"):
             observation[slab] = encode(contract, np.concatenate(raw, axis=-1))
-    return observation, valid
+    return observation, valid, frames
+
+
+def _whole(align: str) -> Literal["hold", "nearest"]:
+    """The policies that take samples as they are; the contract refuses others for images."""
+    return "nearest" if align == "nearest" else "hold"
 
 
 def spans_of(recording: Recording) -> list[Span]:
@@ -190,13 +203,13 @@ def cut(recording: Recording, contract: Contract, steps: RecordedSteps | None = 
     if steps is None and (reward is None or learned_end):
         raise ValueError("a contract with a learned reward or termination needs recorded steps")
     for span in _spans(recording, pieces, command):
-        tick = _ticks(contract, span, pieces[contract.observation[0].name])
+        tick = _ticks(contract, span, pieces)
         if len(tick) < 2:
             continue
         observed = _observations(contract, recording, pieces, span, tick)
         if observed is None or not observed[1].any():
             continue
-        observation, valid = observed
+        observation, valid, frames = observed
         with np.errstate(over="ignore"):
             commands, commanded = _actions(contract, _between(command, span.start_ns, span.end_ns, period), tick)
             action = commands.astype(np.float32)
@@ -232,6 +245,7 @@ def cut(recording: Recording, contract: Contract, steps: RecordedSteps | None = 
                     truncated=not terminated,
                     stamp=tick[begin : begin + length + 1],
                     provenance=replace(provenance, part=part),
+                    images={name: shown.part(begin, begin + length + 1) for name, shown in frames.items()},
                 )
                 part += 1
                 begin += length
@@ -239,14 +253,15 @@ def cut(recording: Recording, contract: Contract, steps: RecordedSteps | None = 
                 break
 
 
-def _ticks(contract: Contract, span: Span, pieces: list[ChannelColumns]) -> NDArray[np.int64]:
-    """The ticks [K] of a span that have a sample of the first channel near enough.
+def _ticks(contract: Contract, span: Span, pieces: dict[str, list[ChannelColumns]]) -> NDArray[np.int64]:
+    """The ticks [K] of a span that have a sample near enough of the first channel that dates observations.
 
     Never more than the samples can serve: a stamp from 1970 before one of today asks for nothing in between.
     """
     period = contract.control.period_ns
-    reach = round(contract.observation[0].max_age_s * _NS)
-    piece = _between(pieces, span.start_ns, span.end_ns, reach)
+    dating = next(c for c in contract.observation if c.name in contract.dating_channels)
+    reach = round(dating.max_age_s * _NS)
+    piece = _between(pieces[dating.name], span.start_ns, span.end_ns, reach)
     if piece is None:
         return np.zeros(0, np.int64)
     stamp = piece.stamp[(piece.stamp >= span.start_ns - reach) & (piece.stamp <= span.end_ns + reach)]

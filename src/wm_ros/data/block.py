@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,12 @@ class Block:
     """[N], time of reception, ns."""
     connections: dict[int, Connection]
     """Those known so far in this file."""
+    place: int = -1
+    """Where the scan of the file finds the stored buffer again: a byte of an MCAP, a row of a database."""
+    stored: NDArray[np.int64] | None = None
+    """[N, 2], offset and length in the stored buffer, where that is another one: messages that were compressed one by one."""
+    path: Path | None = None
+    """The storage file."""
 
     def __len__(self) -> int:
         return len(self.offset)

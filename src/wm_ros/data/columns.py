@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from wm_ros.contract.assembler import BadMessage, ChannelReader
 from wm_ros.contract.schema import Channel
-from wm_ros.data.block import Block
+from wm_ros.data.block import Block, Limits
 from wm_ros.data.cdr_layout import Layout, Leaf, NoLayout, layout_of
+from wm_ros.data.images import UNDECODABLE, Images, ImageStore
 from wm_ros.data.ros_types import SerdeError, Typestore, deserialize
 
 _MAX_SHAPES = 64
 _FEW = 4
-_UNREADABLE = (SerdeError, AttributeError, TypeError, ValueError, LookupError)
-"""What a message gives whose definition in the bag is not that of its type's name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +34,16 @@ class ChannelColumns:
     """Reason → messages that were not used; the reasons are those of BadMessage, and `undecodable`."""
     example: str = ""
     """What was wrong with the first message that was refused."""
+    images: Images | None = None
+    """[N], of an image channel; they are not decoded yet."""
 
     def __len__(self) -> int:
         return len(self.stamp)
+
+    def take(self, rows: slice | NDArray[np.int64]) -> ChannelColumns:
+        """Some of the messages; without a copy where `rows` is a slice."""
+        images = self.images.take(rows) if self.images is not None else None
+        return replace(self, raw=self.raw[rows], stamp=self.stamp[rows], received=self.received[rows], images=images)
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,13 @@ class ColumnDecoder:
     message of every shape.
     """
 
-    def __init__(self, channel: Channel, message_type: str, store: Typestore) -> None:
+    def __init__(self, channel: Channel, message_type: str, store: Typestore, limits: Limits | None = None) -> None:
         """
         Args:
             channel: features and stamp to take.
             message_type: type in the bag; the channel's, or nothing is usable.
             store: definitions, the bag's own first.
+            limits: the bag's, for reading images of it later.
         """
         self.channel = channel
         self._type = message_type
@@ -74,6 +81,9 @@ class ColumnDecoder:
         self._shapes: dict[int, list[_Shape]] = {}
         self._shape_count = 0
         self._pieces: list[tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]] = []
+        self._images = ImageStore(channel, limits) if channel.image is not None else None
+        self._where: list[NDArray[np.int64]] = []
+        self._seen: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._example = ""
 
@@ -91,11 +101,13 @@ class ColumnDecoder:
         stamp = received.copy()  # what a channel without header stamps keeps
         usable = np.zeros(len(rows), np.bool_)
         pending = np.arange(len(rows))
-        if bulk and len(rows) >= _FEW:
+        if bulk and len(rows) >= _FEW and self._images is None:
             pending = self._in_bulk(block, rows, raw, stamp, usable)
         for i in pending:
             self._single(block, int(rows[i]), int(i), raw, stamp, usable)
         self._pieces.append((raw[usable], stamp[usable], received[usable]))
+        if self._images is not None:
+            self._where.append(self._images.note(block, rows[usable]))
 
     def columns(self) -> ChannelColumns:
         """What was collected; the decoder is empty afterwards."""
@@ -108,10 +120,15 @@ class ColumnDecoder:
             here = slice(count - len(last[1]), count)
             raw[here], stamp[here], received[here] = last
             count = here.start
+        images = None
+        if self._images is not None:
+            images = Images(self._images, np.concatenate([np.zeros((0, 4), np.int64), *self._where]), dict(self._seen))
+            self._where = []
+        found = ChannelColumns(raw, stamp, received, dict(self._refused), self._example, images)
         if (np.diff(received) < 0).any():
             order = np.argsort(received, kind="stable")
-            raw, stamp, received = raw[order], stamp[order], received[order]
-        return ChannelColumns(raw, stamp, received, dict(self._refused), self._example)
+            found = found.take(order)
+        return found
 
     # ---- one by one -----------------------------------------------------------------------------------------------
 
@@ -121,12 +138,16 @@ class ColumnDecoder:
         at = int(block.offset[row])
         try:
             message = deserialize(self._store, block.buffer[at : at + int(block.length[row])], self._type)
-            raw[i] = self._reader.read(message)
+            if self._images is None:
+                raw[i] = self._reader.read(message)
+            else:
+                self._reader.check_frame(message)
+                self._seen[str(self._reader.seen(message))] += 1
             stamp[i] = self._reader.time_ns(message, int(block.log_time[row]))
             usable[i] = True
         except BadMessage as error:
             self._refuse(error.reason, str(error), 1)
-        except _UNREADABLE as error:
+        except UNDECODABLE as error:
             self._refuse("undecodable", f"{self.channel.topic}: {error}", 1)
 
     def _refuse(self, reason: str, text: str, count: int) -> None:
@@ -186,7 +207,7 @@ class ColumnDecoder:
         except BadMessage as error:
             if error.reason != "non_finite":
                 refused = error
-        except _UNREADABLE:
+        except UNDECODABLE:
             return None
         if refused is not None:
             return _Shape(layout, (), None, None, refused)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,17 @@ class Provenance:
     """Counts the pieces that a recording was split into at gaps."""
 
 
+class ImageColumn(Protocol):
+    """The frames of an image channel: an array [T+1, H, W, C] uint8, or `data.images.Frames`, which decodes what is asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> NDArray[np.uint8]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Episode:
     """T steps of one robot, without a gap. T >= 1."""
@@ -52,6 +64,8 @@ class Episode:
     stamp: NDArray[np.int64]
     """[T+1], robot time of the ticks in nanoseconds, rising."""
     provenance: Provenance = Provenance()
+    images: Mapping[str, ImageColumn] = field(default_factory=dict)
+    """Image channel → its frames [T+1, H, W, C] uint8."""
 
     def __post_init__(self) -> None:
         steps = self.action.shape[0]
@@ -68,6 +82,9 @@ class Episode:
             column = getattr(self, name)
             if column.shape != shape or column.dtype != dtype:
                 raise ValueError(f"{name} is {column.dtype}{list(column.shape)}, expected {np.dtype(dtype)}{list(shape)} for {steps} steps")
+        for name, frames in self.images.items():
+            if len(frames.shape) != 4 or len(frames) != steps + 1:
+                raise ValueError(f"images {name} are {list(frames.shape)}, expected [{steps + 1}, H, W, C] for {steps} steps")
         for name in ("observation", "action", "reward"):
             if not np.isfinite(getattr(self, name)).all():
                 raise ValueError(f"{name} holds a value that is not finite")
@@ -88,6 +105,9 @@ class Episode:
         return float(self.reward.sum(dtype=np.float64))
 
 
+_IMAGES = "images."
+_FRAMES = 64
+"""Frames that are decoded and compressed at once."""
 _COLUMNS = ("observation", "action", "reward", "terminated", "stamp")
 
 
@@ -97,6 +117,14 @@ def save(episode: Episode, path: Path) -> None:
     record = json.dumps({"truncated": episode.truncated, **asdict(episode.provenance)})
     with scratch.open("wb") as file:
         np.savez_compressed(file, record=np.array(record), **{name: getattr(episode, name) for name in _COLUMNS})
+    # Images are added frame by frame, so that those of a long episode are never in memory together.
+    with zipfile.ZipFile(scratch, "a", zipfile.ZIP_DEFLATED) as archive:
+        for name, frames in episode.images.items():
+            with archive.open(f"{_IMAGES}{name}.npy", "w", force_zip64=True) as member:
+                head = {"descr": "|u1", "fortran_order": False, "shape": tuple(frames.shape)}
+                np.lib.format.write_array_header_1_0(member, head)
+                for begin in range(0, len(frames), _FRAMES):
+                    member.write(np.ascontiguousarray(frames[begin : begin + _FRAMES]).tobytes())
     scratch.replace(path)
 
 
@@ -110,10 +138,13 @@ def load(path: Path) -> Episode:
         with np.load(path, allow_pickle=False) as file:
             record = json.loads(str(file["record"]))
             columns = {name: file[name] for name in _COLUMNS}
+            images = {name.removeprefix(_IMAGES): file[name] for name in file.files if name.startswith(_IMAGES)}
+        if any(frames.dtype != np.uint8 for frames in images.values()):
+            raise ValueError("its images are not uint8")
         truncated = bool(record.pop("truncated"))
         known = {f.name for f in fields(Provenance)}
         if set(record) != known:
             raise ValueError(f"its record has the fields {sorted(record)}")
-        return Episode(**columns, truncated=truncated, provenance=Provenance(**record))
+        return Episode(**columns, truncated=truncated, provenance=Provenance(**record), images=images)
     except (OSError, ValueError, KeyError, IndexError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: not an episode file: {error}: convert the bag again") from None

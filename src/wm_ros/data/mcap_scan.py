@@ -6,6 +6,7 @@ No index and no footer is needed, so a killed recorder's file reads like any oth
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -74,6 +75,26 @@ class McapScan:
                     yield from self._records(data, size)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read: {error.strerror}: check the path and its permissions") from None
+
+    def buffer(self, place: int, reach: int) -> bytes:
+        """The buffer of a block that was read before, at least its first `reach` bytes.
+
+        Raises:
+            Damage: it is not there any more.
+            OSError: the file cannot be read.
+        """
+        with open(self.path, "rb") as file:
+            file.seek(place)
+            head = file.read(_HEAD.size)
+            if len(head) == _HEAD.size and head[0] == _CHUNK:
+                length = _HEAD.unpack(head)[1]
+                if length > os.fstat(file.fileno()).st_size - place:
+                    raise Damage(f"the chunk at byte {place} is cut off")
+                return self._decompress(file.read(length), place)
+            found = head + file.read(max(reach - len(head), 0))
+        if len(found) < reach:
+            raise Damage(f"the file ends before the messages at byte {place}")
+        return found
 
     def survey(self) -> Survey | None:
         """Topics, counts and our metadata from the summary at the end; None where there is none that passes its checksum."""
@@ -144,15 +165,15 @@ class McapScan:
                     if loose < 0:
                         loose = at
                     elif end - loose > _LOOSE:
-                        yield from self._block(data[loose:at])
+                        yield from self._block(data[loose:at], loose)
                         loose = at
                 else:
                     if loose >= 0:
-                        yield from self._block(data[loose:at])
+                        yield from self._block(data[loose:at], loose)
                         loose = -1
                     body = data[at + _HEAD.size : end] if opcode in _READ else b""
                     if opcode == _CHUNK:
-                        yield from self._block(self._decompress(body, at), _index_after(data, end, size))
+                        yield from self._block(self._decompress(body, at), at, _index_after(data, end, size))
                     elif opcode == _MESSAGE_INDEX:
                         self._check_index(body, at)
                     elif opcode == _METADATA:
@@ -174,7 +195,7 @@ class McapScan:
             self.lost_bytes = size - at
             if loose >= 0:
                 try:
-                    yield from self._block(data[loose:at])
+                    yield from self._block(data[loose:at], loose)
                 except Damage:
                     self.lost_bytes = size - loose
 
@@ -210,11 +231,12 @@ class McapScan:
             raise Damage(f"the chunk at byte {at} fails its checksum")
         return raw
 
-    def _block(self, buffer: bytes, index: NDArray[np.int64] | None = None) -> Iterator[Block]:
+    def _block(self, buffer: bytes, place: int, index: NDArray[np.int64] | None = None) -> Iterator[Block]:
         """The messages in a chunk's records; definitions on the way are taken in.
 
         Args:
             buffer: the records.
+            place: byte of the file where they begin, or their chunk.
             index: where messages are said to begin; used only if that proves true to the last byte.
         """
         tables: list[NDArray[np.int64]] = []
@@ -271,7 +293,7 @@ class McapScan:
             raise Damage(f"messages of an unknown channel {min(unknown)}")
         self._unindexed = dict(zip(channels.tolist(), numbers.tolist(), strict=True))
         self._count += len(table)
-        yield Block(buffer, table[:, 0], table[:, 1], table[:, 2], table[:, 3], dict(self._connections))
+        yield Block(buffer, table[:, 0], table[:, 1], table[:, 2], table[:, 3], dict(self._connections), place)
 
     def _define(self, opcode: int, body: bytes) -> None:
         fields = _Fields(body)

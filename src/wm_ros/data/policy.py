@@ -10,6 +10,26 @@ from numpy.typing import NDArray
 Policy = Literal["hold", "nearest", "linear"]
 
 
+def choose(
+    policy: Literal["hold", "nearest"], stamp: NDArray[np.int64], tick: NDArray[np.int64], max_age_ns: int, tolerance_ns: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Which sample counts at each tick; see `sample` for the arguments.
+
+    Returns:
+        chosen [K] and valid [K]; what is chosen means nothing where it is not valid.
+    """
+    if not len(stamp):
+        return np.zeros(len(tick), np.int64), np.zeros(len(tick), np.bool_)
+    if policy == "hold":
+        before = np.searchsorted(stamp, tick + tolerance_ns, side="right") - 1
+        chosen = before.clip(0)
+        return chosen, (before >= 0) & (tick - stamp[chosen] <= max_age_ns)
+    before, after = _around(stamp, tick)
+    left = before.clip(0)
+    chosen = np.where((before < 0) | (np.abs(stamp[after] - tick) < tick - stamp[left]), after, left)
+    return chosen, np.abs(stamp[chosen] - tick) <= max_age_ns
+
+
 def sample(
     policy: Policy,
     stamp: NDArray[np.int64],
@@ -36,24 +56,12 @@ def sample(
         values [K, F] and valid [K]; values are zero where they are not valid.
     """
     values = np.zeros((len(tick), raw.shape[1]))
-    if not len(stamp):
-        return values, np.zeros(len(tick), np.bool_)
-    if policy == "hold":
-        before = np.searchsorted(stamp, tick + tolerance_ns, side="right") - 1
-        chosen = before.clip(0)
-        valid = (before >= 0) & (tick - stamp[chosen] <= max_age_ns)
+    if policy != "linear" or not len(stamp):
+        chosen, valid = choose("hold" if policy == "linear" else policy, stamp, tick, max_age_ns, tolerance_ns)
         values[valid] = raw[chosen[valid]]
         return values, valid
-    # Equal stamps: the last one counts, as it does live.
-    before = np.searchsorted(stamp, tick, side="right") - 1
-    after = np.minimum(before + 1, len(stamp) - 1)
-    after = np.searchsorted(stamp, stamp[after], side="right") - 1
+    before, after = _around(stamp, tick)
     left = before.clip(0)
-    if policy == "nearest":
-        chosen = np.where((before < 0) | (np.abs(stamp[after] - tick) < tick - stamp[left]), after, left)
-        valid = np.abs(stamp[chosen] - tick) <= max_age_ns
-        values[valid] = raw[chosen[valid]]
-        return values, valid
     exact = (before >= 0) & (stamp[left] == tick)
     between = (before >= 0) & (after > before) & (tick - stamp[left] <= max_age_ns) & (stamp[after] - tick <= max_age_ns)
     span = np.where(between, stamp[after] - stamp[left], 1)
@@ -63,3 +71,10 @@ def sample(
     valid = exact | between
     values[~valid] = 0.0
     return values, valid
+
+
+def _around(stamp: NDArray[np.int64], tick: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The samples before (or at) and after each tick: [K] each; -1 for none before. Of equal stamps the last counts, as it does live."""
+    before = np.searchsorted(stamp, tick, side="right") - 1
+    after = np.minimum(before + 1, len(stamp) - 1)
+    return before, np.searchsorted(stamp, stamp[after], side="right") - 1

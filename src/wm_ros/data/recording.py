@@ -34,7 +34,7 @@ class Recording:
     """What the episode manager announced, in order."""
     provenance: Provenance
     tolerance_ns: dict[str, int] = field(default_factory=dict)
-    """Contract channel name → half the usual distance of its stamps: how late a sample may be and still count as at the tick."""
+    """Contract channel name → how late a sample may be and still count as at the tick; see `tolerances`."""
 
 
 class Clocks:
@@ -161,7 +161,7 @@ def decode(
     decoders: dict[str, ColumnDecoder] = {}
     topics: dict[str, list[str]] = {}
     for channel in (*contract.observation, action_channel(contract)):
-        decoders[channel.name] = ColumnDecoder(channel, channel.type, store)
+        decoders[channel.name] = ColumnDecoder(channel, channel.type, store, bag.limits)
         if channel.name in sources.topics:
             topics.setdefault(sources.topics[channel.name], []).append(channel.name)
     episode_topic = bag.resolve("episode", namespace)
@@ -217,7 +217,15 @@ def read_recording(
     for name in receive_channels(contract):
         columns[name] = replace(columns[name], stamp=columns[name].received - offset)
     command = columns.pop("action")
-    return Recording(columns, command, found.states, found.provenance, {name: clocks[name].tolerance_ns for name in columns})
+    return Recording(columns, command, found.states, found.provenance, tolerances(contract, clocks))
+
+
+def tolerances(contract: Contract, clocks: dict[str, Clocks]) -> dict[str, int]:
+    """Half the usual distance of each channel's stamps, but of a sensor that is slower than the control loop only half a control period.
+
+    It makes up for jitter; more would show a slow sensor's future to the model.
+    """
+    return {c.name: min(clocks[c.name].tolerance_ns, contract.control.period_ns // 2) for c in contract.observation}
 
 
 def receive_channels(contract: Contract) -> tuple[str, ...]:

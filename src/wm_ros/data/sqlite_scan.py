@@ -11,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 from wm_ros.contract.errors import UserError
-from wm_ros.data.block import Block, Connection, Limits, Survey, refuse_bomb
+from wm_ros.data.block import Block, Connection, Damage, Limits, Survey, refuse_bomb
 
 _ROWS = 4096
 _BYTES = 1 << 20
@@ -47,33 +47,56 @@ class SqliteScan:
             size = self.path.stat().st_size
             pieces: list[bytes] = []
             table: list[tuple[int, int, int, int]] = []
-            at = done = 0
+            at = done = place = 0
             try:
                 rows = database.execute(
-                    "SELECT topic_id, timestamp, length(data), CASE WHEN length(data) <= ? THEN data END FROM messages ORDER BY id",
+                    "SELECT id, topic_id, timestamp, length(data), CASE WHEN length(data) <= ? THEN data END FROM messages ORDER BY id",
                     (self.limits.chunk_bytes,),
                 )
-                for topic, stamp, length, data in rows:
+                for row, topic, stamp, length, data in rows:
                     if data is None and isinstance(length, int) and length > self.limits.chunk_bytes:
                         raise refuse_bomb(self.path, length, self.limits.chunk_bytes)
                     if topic not in connections or not isinstance(data, bytes) or not isinstance(stamp, int) or not 0 <= stamp <= _MAX_TIME:
                         raise sqlite3.DatabaseError("a message without topic, time or data")
+                    if not table:
+                        place = row
                     table.append((at, len(data), topic, stamp))
                     pieces.append(data)
                     at += len(data)
                     if len(table) >= _ROWS or at >= _BYTES:
-                        yield _block(pieces, table, connections)
+                        yield _block(pieces, table, connections, place)
                         done += at
                         pieces, table, at = [], [], 0
                 if table:
-                    yield _block(pieces, table, connections)
+                    yield _block(pieces, table, connections, place)
             except _FAULTS as error:
                 if table:
-                    yield _block(pieces, table, connections)
+                    yield _block(pieces, table, connections, place)
                 self.fault = str(error)
                 self.lost_bytes = max(size - done - at, 0)
         finally:
             database.close()
+
+    def buffer(self, place: int, reach: int) -> bytes:
+        """The buffer of a block that was read before, at least its first `reach` bytes.
+
+        Raises:
+            Damage: it is not there any more.
+        """
+        database = self._open()
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            for (data,) in database.execute("SELECT data FROM messages WHERE id >= ? ORDER BY id", (place,)):
+                pieces.append(data)
+                size += len(data)
+                if size >= reach:
+                    return b"".join(pieces)
+        except (*_FAULTS, TypeError) as error:
+            raise Damage(str(error)) from None
+        finally:
+            database.close()
+        raise Damage(f"the messages from row {place} on are gone")
 
     def survey(self) -> Survey | None:
         """Topics and counts from the tables; None where they cannot be read."""
@@ -113,6 +136,6 @@ class SqliteScan:
             raise UserError(f"{self.path}: its table of topics is damaged: leave the file out") from None
 
 
-def _block(pieces: list[bytes], rows: list[tuple[int, int, int, int]], connections: dict[int, Connection]) -> Block:
+def _block(pieces: list[bytes], rows: list[tuple[int, int, int, int]], connections: dict[int, Connection], place: int) -> Block:
     table = np.array(rows, dtype=np.int64)
-    return Block(b"".join(pieces), table[:, 0], table[:, 1], table[:, 2], table[:, 3], connections)
+    return Block(b"".join(pieces), table[:, 0], table[:, 1], table[:, 2], table[:, 3], connections, place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,9 @@ def _unpack(path: Path, to: Path, limits: Limits) -> str:
 
 
 def plain_messages(block: Block, limits: Limits, path: Path) -> Block:
-    """The block with every message decompressed. A message that begins with a zstd frame is compressed: CDR begins with a zero.
+    """The block with every message decompressed and the file noted.
+
+    A message that begins with a zstd frame is compressed: CDR begins with a zero.
 
     Raises:
         Damage: a message cannot be decompressed.
@@ -81,16 +84,21 @@ def plain_messages(block: Block, limits: Limits, path: Path) -> Block:
     long = np.flatnonzero(block.length >= 4)
     if not len(long) or buffer[block.offset[long[0]]] != _ZSTD[0]:
         # Bags are compressed as a whole or not at all, so the first message tells.
-        return block
+        return replace(block, path=path)
     pieces, table, at = [], np.empty((len(block), 2), np.int64), 0
     for i, (offset, length) in enumerate(zip(block.offset.tolist(), block.length.tolist(), strict=True)):
         data = block.buffer[offset : offset + length]
-        if data[:4] == _ZSTD.tobytes():
-            data = _inflate(data, limits, path)
+        data = plain_message(data, limits, path)
         pieces.append(data)
         table[i] = at, len(data)
         at += len(data)
-    return Block(b"".join(pieces), table[:, 0], table[:, 1], block.channel, block.log_time, block.connections)
+    stored = np.stack([block.offset, block.length], axis=1)
+    return replace(block, buffer=b"".join(pieces), offset=table[:, 0], length=table[:, 1], stored=stored, path=path)
+
+
+def plain_message(data: bytes, limits: Limits, path: Path) -> bytes:
+    """A message's CDR, decompressed if need be; see `plain_messages`."""
+    return _inflate(data, limits, path) if data[:4] == _ZSTD.tobytes() else data
 
 
 def _inflate(data: bytes, limits: Limits, path: Path) -> bytes:

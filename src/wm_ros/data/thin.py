@@ -28,6 +28,7 @@ from wm_ros.data.recording import (
     offset_ns,
     read_recording,
     receive_channels,
+    tolerances,
 )
 
 WHOLE_BYTES = 32 << 20
@@ -88,7 +89,7 @@ def _read(bag: Bag, contract: Contract, namespace: str, spans_of: Callable[[Reco
         return replace(columns, stamp=columns.received - offset) if name in received else columns
 
     times = {name: on_robot_time(name, outline.columns()) for name, outline in outlines.items()}
-    tolerance = {name: clock.tolerance_ns for name, clock in clocks.items() if name != "action"}
+    tolerance = tolerances(contract, clocks)
     command_times = times.pop("action")
     spans = spans_of(Recording(times, command_times, first.states, first.provenance, tolerance))
     period = contract.control.period_ns
@@ -98,12 +99,17 @@ def _read(bag: Bag, contract: Contract, namespace: str, spans_of: Callable[[Reco
     sieves["action"] = _Sieve(ticks, "hold", (period - 1) // 2, held)
 
     def take(name: str, decoder: ColumnDecoder) -> None:
-        sieves[name].add(on_robot_time(name, decoder.columns()))
+        # Of pictures only the places are kept, of all: a damaged one is replaced by the one before it.
+        if name not in contract.images:
+            sieves[name].add(on_robot_time(name, decoder.columns()))
 
     second = decode(bag, contract, namespace, on_columns=take)
     columns = {}
     for name, decoder in second.decoders.items():
         rest = decoder.columns()
+        if name in contract.images:
+            columns[name] = on_robot_time(name, rest)
+            continue
         columns[name] = replace(sieves[name].columns(rest.raw.shape[1]), refused=rest.refused, example=rest.example)
     command = columns.pop("action")
     return Recording(columns, command, second.states, second.provenance, tolerance)

@@ -66,7 +66,7 @@ class EpisodeManager(WmNode):
 
     def configure(self) -> None:
         contract = self.contract
-        self._assembler = Assembler(contract)
+        self._assembler = Assembler(contract, images=False)
         self._tracker = EpisodeTracker(contract)
         self._episode_publisher = self.create_publisher(String, "episode", LATCHED_QOS)
         self._step_publisher = self.create_publisher(Float64MultiArray, "step", LOCKSTEP_QOS)

@@ -108,7 +108,7 @@ class Visualizer(WmNode):
         self._watching = []
 
     def _forget(self) -> None:
-        self._assembler = Assembler(self.contract)
+        self._assembler = Assembler(self.contract, images=False)
         self._arrays: dict[str, tuple[NDArray[np.float32], int]] = {}
         self._news = False
         self._shown: set[tuple[str, int]] = set()

@@ -79,7 +79,10 @@ class Gate:
         self._timeout_ns = int(lockstep_timeout_s * 1e9) if lockstep else int(COMMAND_TIMEOUT_PERIODS * self._period_ns)
         self._estop_pressed = False
         self._publishers = 1
-        self._assembler = Assembler(contract)
+        # That pictures come is all the gate must know of them.
+        self._assembler = Assembler(contract, images=False)
+        self._dating = contract.dating_channels
+        self._stamped = {c.name for c in contract.observation if c.clock == "header"}
         self._max_age_ns = {c.name: round(1e9 * min(c.max_age_s, contract.safety.max_observation_age_s)) for c in contract.observation}
         self._stamps: dict[str, int] = {}
         self._fresh_ns: dict[str, int] = {}
@@ -230,7 +233,7 @@ class Gate:
     # ---- judgement ----------------------------------------------------------------------------------------------------
 
     def _observation_stamp(self) -> int:
-        return min(self._stamps.values())
+        return min(self._stamps[name] for name in self._dating)
 
     def _fault(self, now_ns: int) -> str:
         """What forbids any proposal now."""
@@ -242,9 +245,11 @@ class Gate:
             return "two_publishers"
         if self._assembler.missing:
             return "no_observation"
-        newest = max(self._stamps.values())
+        # Times of reception are on another clock than stamps.
+        newest = max((self._stamps[name] for name in self._stamped), default=0)
         for channel, limit in self._max_age_ns.items():
-            if newest - self._stamps[channel] > limit or (not self.lockstep and now_ns - self._fresh_ns[channel] > limit):
+            lags = channel in self._stamped and newest - self._stamps[channel] > limit
+            if lags or (not self.lockstep and now_ns - self._fresh_ns[channel] > limit):
                 return "stale_observation"
         return ""
 
