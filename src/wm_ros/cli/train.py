@@ -1,19 +1,19 @@
-"""wm-ros train: a controller from recorded bags, without a robot."""
+"""wm-ros train: a controller from recorded bags or from simulation, without a robot."""
 
 from __future__ import annotations
 
 import os
 import shlex
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wm_ros.bringup.interrupt import held_back
+from wm_ros.cli import train_sim
+from wm_ros.cli.display import Display, make_folder
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
 from wm_ros.runtime.signature import SigningKey
@@ -27,7 +27,10 @@ OUTPUTS = ("controller.onnx", "model.safetensors", "metrics.json", "metrics.csv"
 
 @dataclass(frozen=True)
 class Train:
-    """Train a controller from recorded bags. Ctrl-C stops; --resume goes on, also after a crash, as if nothing had happened."""
+    """Train a controller from recorded bags, or with --sim in simulation.
+
+    Ctrl-C stops; --resume goes on, also after a crash, as if nothing had happened.
+    """
 
     out: Path
     """Folder for the controller, metrics and report; must not have a training in it, except with --resume."""
@@ -36,7 +39,7 @@ class Train:
     bag: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
     """rosbag2 directories, storage files, folders of bags, or globs. With --resume the bags are those that it began with."""
     agent: str | None = None
-    """Agent configuration: a YAML file, or the name of one in config/agents; by default pets."""
+    """Agent configuration: a YAML file, or the name of one in config/agents; by default pets, with --sim sac."""
     seed: int | None = None
     """Of the held-out episodes, the first weights, and every draw; by default 0."""
     resume: bool = False
@@ -53,15 +56,33 @@ class Train:
     """Private key (`wm-ros key new`) that signs the controller."""
     force: bool = False
     """Take bags that were recorded under another contract."""
+    sim: bool = False
+    """Learn in simulation, without bags and without ROS."""
+    env: str = ""
+    """With --sim, a task in place of a contract: dm_control/walker_walk, gymnasium/Hopper-v5."""
+    action_repeat: int | None = None
+    """With --env, environment steps per action; by default 2 for dm_control, 1 for Gymnasium."""
+    frames: int | None = None
+    """With --sim, physics frames or environment steps to learn from, of all simulators together; by default 100000."""
+    simulators: int = 1
+    """With --sim, worlds that are driven side by side."""
+    evaluate_every: int = 10_000
+    """With --sim, frames between evaluations; each exports a controller and writes the checkpoint."""
+    evaluations: int = 5
+    """With --sim, episodes of each evaluation."""
 
     def run(self) -> int:
         """Trains, and says where everything is."""
-        self._check()
         folder = self.out.expanduser()
+        simulated = self._simulated(folder)
+        if not simulated:
+            self._check()
         finished = (folder / "metrics.json").is_file() and not (folder / "checkpoint.safetensors").is_file()
         if self.resume and finished:
             print(f"{folder}: this training is finished; the controller is {folder / 'controller.onnx'}")
             return 0
+        if simulated:
+            return train_sim.train(self, folder, self._key())
         show = Display()
         try:
             training = self._resumed(folder, show) if self.resume else self._begun(folder, show)
@@ -89,6 +110,14 @@ class Train:
         print(f"metrics    {folder / 'metrics.json'}, metrics.csv, tensorboard/")
         return 0
 
+    def _simulated(self, folder: Path) -> bool:
+        if not self.resume:
+            return self.sim or bool(self.env)
+        from wm_ros.training import checkpoint
+        from wm_ros.training.simulated import CHECKPOINT, SimulatedPlan
+
+        return checkpoint.holds(folder / CHECKPOINT, SimulatedPlan)
+
     def _check(self) -> None:
         if not self.resume and not (self.contract and any(self.bag)):
             missing = "contract" if not self.contract else "bag"
@@ -109,7 +138,7 @@ class Train:
 
         contract, agent = schema.load(self.contract), config.load(self.agent or "pets")
         paths, nothing = bag_set.find(pattern for patterns in self.bag for pattern in patterns)
-        _make(folder, (*OUTPUTS, CHECKPOINT))
+        make_folder(folder, (*OUTPUTS, CHECKPOINT))
         show.begin("reading bags", len(paths))
         data = bag_set.read(
             paths,
@@ -187,58 +216,6 @@ class Train:
             if looked:
                 figures = f"loss {fit.train_loss[-1]:.3f}, validation error {fit.holdout_error[-1]:.4f}"
                 show.look(figures, f"step {fit.done} of {fit.config.steps}: {figures}, {time.monotonic() - started:.1f} s")
-
-
-class Display:
-    """A progress bar on a terminal, plain lines elsewhere."""
-
-    def __init__(self) -> None:
-        self._bar: Progress | None = None
-        if sys.stdout.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, TextColumn("{task.fields[figures]}"))
-            self._bar.start()
-
-    def begin(self, name: str, total: int, done: int = 0) -> None:
-        """A new bar."""
-        if self._bar is not None:
-            self._task = self._bar.add_task(name, total=total, completed=done, figures="")
-        else:
-            print(f"{name}: {total - done}", flush=True)
-
-    def advance(self) -> None:
-        """One more."""
-        if self._bar is not None:
-            self._bar.advance(self._task)
-
-    def look(self, figures: str, line: str) -> None:
-        """Figures for the bar, or a line where there is none."""
-        if self._bar is not None:
-            self._bar.update(self._task, figures=figures)
-        else:
-            print(line, flush=True)
-
-    def line(self, text: str) -> None:
-        """A line that stays."""
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
-        else:
-            print(text, flush=True)
-
-    def close(self) -> None:
-        """Leaves the terminal as it was."""
-        if self._bar is not None:
-            self._bar.stop()
-
-
-def _make(folder: Path, outputs: tuple[str, ...]) -> None:
-    there = [name for name in outputs if (folder / name).exists()]
-    if there:
-        raise UserError(f"out: {folder} has a training in it ({there[0]}): go on with it by --resume, or give another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out: {folder}: {error.strerror}: give another folder") from None
 
 
 def _lost(loss: Loss) -> str:

@@ -76,3 +76,12 @@ def read_as(path: Path, kind: type[Kind]) -> tuple[Kind, dict[str, Tensor]]:
     except (OSError, SafetensorError, KeyError, ValidationError) as error:
         why = str(error).splitlines()[0]
         raise UserError(f"{path}: damaged, or of another version: {why}: begin anew in another folder") from None
+
+
+def holds(path: Path, kind: type) -> bool:
+    """Whether the file is a checkpoint with a plan of this kind; False also where there is none."""
+    try:
+        read_as(path, kind)
+    except UserError:
+        return False
+    return True

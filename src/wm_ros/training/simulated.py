@@ -25,6 +25,7 @@ from wm_ros.data.transition_buffer import TransitionBuffer
 from wm_ros.export import controller as export
 from wm_ros.export.template import template, write_atomically
 from wm_ros.runtime.controller import ControllerSession
+from wm_ros.runtime.signature import SigningKey, signature_path
 from wm_ros.sim import world
 from wm_ros.sim.episode import drive
 from wm_ros.sim.fleet import Fleet
@@ -97,14 +98,19 @@ class Look:
 class SimulatedTraining:
     """A training in a folder: `controller.onnx`, `controllers/`, `model.safetensors`, `returns.csv`, `metrics.csv`, `metrics.json`."""
 
-    def __init__(self, plan: SimulatedPlan, folder: Path) -> None:
+    def __init__(self, plan: SimulatedPlan, folder: Path, signing_key: SigningKey | None = None) -> None:
         """Stands before the first step.
+
+        Args:
+            plan: what to train, and where.
+            folder: where everything is written; exists.
+            signing_key: signs the controllers.
 
         Raises:
             UserError: the contract's world cannot be made, or there are too few frames to learn anything.
         """
         torch.set_num_threads(plan.threads)
-        self.plan, self.folder = plan, folder
+        self.plan, self.folder, self._signing_key = plan, folder, signing_key
         self.contract = schema.parse(json.loads(plan.contract), "the contract of the training")
         self._beside = Path(plan.beside) if plan.beside else None
         self._fleet = Fleet([world.make(self.contract, self._beside) for _ in range(plan.simulators)], plan.seed)
@@ -126,7 +132,7 @@ class SimulatedTraining:
         self._sums, self._summed = torch.zeros(len(FIGURES), dtype=torch.float64), 0
 
     @classmethod
-    def resume(cls, folder: Path) -> SimulatedTraining:
+    def resume(cls, folder: Path, signing_key: SigningKey | None = None) -> SimulatedTraining:
         """Goes on with the checkpoint in a folder.
 
         Raises:
@@ -134,7 +140,7 @@ class SimulatedTraining:
         """
         path = folder / CHECKPOINT
         plan, state = checkpoint.read_as(path, SimulatedPlan)
-        training = cls(plan, folder)
+        training = cls(plan, folder, signing_key)
         try:
             training._restore(state)
         except (KeyError, RuntimeError, ValueError, IndexError) as error:
@@ -203,7 +209,10 @@ class SimulatedTraining:
         self._sums.zero_()
         self._summed = 0
         with self._writing():
-            write_atomically(self.folder / "controller.onnx", path.read_bytes())
+            newest = self.folder / "controller.onnx"
+            if self._signing_key is not None:
+                write_atomically(signature_path(newest), signature_path(path).read_bytes())
+            write_atomically(newest, path.read_bytes())
             write_atomically(self.folder / "returns.csv", _csv(self.episodes))
             write_atomically(self.folder / "metrics.csv", _csv(self.looks))
         self.save()
@@ -219,7 +228,7 @@ class SimulatedTraining:
         controller.networks.load_state_dict(self.learner.networks.state_dict())
         trained = sum(row.purpose == "train" for row in self.episodes)
         origin = export.Origin(version, self.plan.seed, trained)
-        return export.write(path, template(controller, self.contract), controller, self.contract, origin)
+        return export.write(path, template(controller, self.contract), controller, self.contract, origin, self._signing_key)
 
     def save(self) -> None:
         """Writes the checkpoint."""
