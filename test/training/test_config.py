@@ -23,6 +23,12 @@ def test_the_shipped_configuration_can_be_loaded_by_its_name() -> None:
     assert config.load("pets").pets.ensemble.members >= 5
 
 
+def test_the_family_of_the_model_and_its_targets_can_be_chosen(tmp_path: Path) -> None:
+    given = loaded(tmp_path, "pets: {model: {family: mixture, components: 3, targets: {'*.velocity': absolute}}}").pets.model
+    assert (given.family, given.components, given.targets) == ("mixture", 3, {"*.velocity": "absolute"})
+    assert AgentConfig().pets.model.family == "gaussian"
+
+
 def test_what_is_not_written_keeps_its_default(tmp_path: Path) -> None:
     given = loaded(tmp_path, "pets: {stride: 3, ensemble: {width: 17}}\nfit: {steps: 123}")
     default = AgentConfig()
@@ -55,6 +61,10 @@ def test_the_planner_is_chosen_by_its_kind_and_is_icem_where_none_is_named(tmp_p
         ("pets: {planner: {kind: mppi, horizon: long}}", "pets.planner.horizon: "),
         ("pets: {planner: {kind: cme}}", "pets.planner.kind: no planner 'cme'; there are random_shooting, cem"),
         ("pets: {explorer: {std: -1.0}}", "pets.explorer: "),
+        ("pets: {model: {family: gauss}}", "pets.model.family: "),
+        ("pets: {model: {componnts: 3}}", "pets.model.componnts: unknown field"),
+        ("pets: {model: {targets: {a: change}}}", "pets.model.targets"),
+        ("pets: {sample: true, model: {family: deterministic}}", "sample: neither a deterministic model"),
         ("fit: {holdout: 1.5}", "fit: holdout 1.5"),
         ("fit: 3", "fit.: expected a mapping, found int"),
         ("- 1", "the file: expected a mapping, found list"),

@@ -26,6 +26,7 @@ class Walk:
     bias: float = 0.0
     stride: int = STRIDE
     members: int = 3
+    prediction_noise: int = 2
 
     def predict(self, observation: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
         return observation + actions.sum(dim=-2) + self.believed * DEVIATION * noise + self.bias
@@ -44,7 +45,7 @@ def episodes(noise: float, count: int = 4, ticks: int = 60) -> list[tuple[NDArra
 
 
 def measured(model: Walk, noise: float, count: int = 4) -> OpenLoop:
-    result = open_loop(model, episodes(noise, count), STEPS, PERIOD_S, NAMES, seed=1)  # type: ignore[arg-type]
+    result = open_loop(model, episodes(noise, count), STEPS, PERIOD_S, NAMES, seed=1)
     assert result is not None
     return result
 

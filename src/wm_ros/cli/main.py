@@ -13,6 +13,7 @@ from wm_ros.cli.bag import BagCommand
 from wm_ros.cli.bench import Bench
 from wm_ros.cli.contract import ContractCommand
 from wm_ros.cli.demo import Demo
+from wm_ros.cli.diagnose import Diagnose
 from wm_ros.cli.failure import RunFailure
 from wm_ros.cli.learn_check import LearnCheck
 from wm_ros.cli.report import Report
@@ -27,6 +28,7 @@ Command = (
     | Annotated[ContractCommand, tyro.conf.subcommand("contract")]
     | Annotated[BagCommand, tyro.conf.subcommand("bag")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[KeyCommand, tyro.conf.subcommand("key")]
     | Annotated[Sign, tyro.conf.subcommand("sign")]

@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-
-from wm_ros.models.dynamics import ObservationDynamics
+from torch import Tensor
 
 _PARTICLES = 20
 _STARTS = 50
+
+EpisodeColumns = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""`observation [T+1, O]` and `action [T, A]`."""
+
+
+class Predictor(Protocol):
+    """What is asked of a model here; see `models.dynamics.ObservationDynamics`."""
+
+    stride: int
+    members: int
+
+    @property
+    def prediction_noise(self) -> int: ...
+
+    def predict(self, observation: Tensor, actions: Tensor, noise: Tensor | None) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Windows:
+    """B stretches of recorded episodes, each H model steps long."""
+
+    start: NDArray[np.float32]
+    """`[B, O]`"""
+    actions: NDArray[np.float32]
+    """`[H, B, stride, A]`"""
+    truth: NDArray[np.float32]
+    """`[H, B, O]`, the observations after each model step."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +60,45 @@ class OpenLoop:
         return dict(self.__dict__)
 
 
+def windows(episodes: list[EpisodeColumns], steps: int, stride: int, per_episode: int) -> Windows | None:
+    """Stretches that begin evenly spread over each episode, at most `per_episode` of it; None where no episode is as long."""
+    starts, futures, actions = [], [], []
+    for observation, action in episodes:
+        last = len(action) - steps * stride
+        if last < 0:
+            continue
+        for start in np.unique(np.linspace(0, last, per_episode).astype(int)):
+            starts.append(observation[start])
+            futures.append(observation[start + stride : start + steps * stride + 1 : stride])
+            actions.append(action[start : start + steps * stride].reshape(steps, stride, -1))
+    if not starts:
+        return None
+    return Windows(np.stack(starts), np.stack(actions, axis=1), np.stack(futures, axis=1))
+
+
+def imagine(model: Predictor, given: Windows, particles: int, generator: torch.Generator) -> NDArray[np.float32]:
+    """What the model makes of the windows' starts and actions: `[H, members x particles, B, O]`.
+
+    Every member carries its own particles (TSinf), drawn from its predictions; a model without noise needs one of each.
+    """
+    members, rows, width = model.members, len(given.start), model.prediction_noise
+    particles = particles if width else 1
+    actions = torch.from_numpy(given.actions)
+    ticks = actions.shape[2:]
+    state = torch.from_numpy(given.start).expand(members, particles, rows, -1).reshape(members, particles * rows, -1)
+    imagined = []
+    with torch.no_grad():
+        for held in actions:
+            held = held.expand(members, particles, rows, *ticks).reshape(members, particles * rows, *ticks)
+            noise = torch.randn(members, particles * rows, width, generator=generator) if width else None
+            state = model.predict(state, held, noise)
+            imagined.append(state.reshape(members * particles, rows, -1).numpy())
+    return np.stack(imagined)
+
+
 def open_loop(
-    model: ObservationDynamics,
-    episodes: list[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    model: Predictor,
+    episodes: list[EpisodeColumns],
     steps: int,
     period_s: float,
     names: tuple[str, ...],
@@ -45,8 +107,8 @@ def open_loop(
     """Rolls the model out under recorded actions from many starts and compares.
 
     Args:
-        model: the ensemble; every member carries its own particles (TSinf).
-        episodes: `observation [T+1, O]` and `action [T, A]` each; best ones that the model has not seen.
+        model: the ensemble.
+        episodes: best ones that the model has not seen.
         steps: model steps to look ahead (H).
         period_s: control period.
         names: observation columns.
@@ -55,39 +117,28 @@ def open_loop(
     Returns:
         None where no episode is as long as the horizon.
     """
-    stride = model.stride
-    starts, futures, actions = [], [], []
-    for observation, action in episodes:
-        last = len(action) - steps * stride
-        if last < 0:
-            continue
-        for start in np.unique(np.linspace(0, last, _STARTS).astype(int)):
-            starts.append(observation[start])
-            futures.append(observation[start + stride : start + steps * stride + 1 : stride])
-            actions.append(action[start : start + steps * stride].reshape(steps, stride, -1))
-    if not starts:
+    given = windows(episodes, steps, model.stride, _STARTS)
+    if given is None:
         return None
-    truth = np.stack(futures, axis=1)  # [H, B, O]
-    given = torch.from_numpy(np.stack(actions, axis=1))  # [H, B, stride, A]
-    rows = len(starts)
-    generator = torch.Generator().manual_seed(seed)
-    state = torch.from_numpy(np.stack(starts)).expand(model.members, _PARTICLES, rows, -1).reshape(model.members, _PARTICLES * rows, -1)
-    imagined = []
-    with torch.no_grad():
-        for h in range(steps):
-            held = given[h].expand(model.members, _PARTICLES, rows, stride, -1).reshape(model.members, _PARTICLES * rows, stride, -1)
-            noise = torch.randn(state.shape, generator=generator)
-            state = model.predict(state, held, noise)
-            imagined.append(state.reshape(model.members * _PARTICLES, rows, -1).numpy())
-    particles = np.stack(imagined)  # [H, M P, B, O]
-    rmse = np.sqrt(((particles.mean(axis=1) - truth) ** 2).mean(axis=1))  # [H, O]
-    scale = np.maximum(np.concatenate([o for o, _ in episodes]).std(axis=0), 1e-6)
+    particles = imagine(model, given, _PARTICLES, torch.Generator().manual_seed(seed))
+    rmse = np.sqrt(((particles.mean(axis=1) - given.truth) ** 2).mean(axis=1))  # [H, O]
+    scale = scale_of(episodes)
     low, high = np.quantile(particles, [0.05, 0.95], axis=1)
-    inside = ((truth >= low) & (truth <= high)).mean(axis=(1, 2))
+    inside = ((given.truth >= low) & (given.truth <= high)).mean(axis=(1, 2))
     return OpenLoop(
-        horizon_s=[round((h + 1) * stride * period_s, 9) for h in range(steps)],
+        horizon_s=horizon_s(steps, model.stride, period_s),
         columns=list(names),
         rmse=rmse.astype(float).tolist(),
         normalized_rmse=np.sqrt(((rmse / scale) ** 2).mean(axis=1)).astype(float).tolist(),
         coverage_90=inside.astype(float).tolist(),
     )
+
+
+def scale_of(episodes: list[EpisodeColumns]) -> NDArray[np.float32]:
+    """Standard deviation `[O]` of the recorded columns, above zero."""
+    return np.maximum(np.concatenate([o for o, _ in episodes]).std(axis=0), 1e-6)
+
+
+def horizon_s(steps: int, stride: int, period_s: float) -> list[float]:
+    """Times of the model steps 1 to H after the start."""
+    return [round((h + 1) * stride * period_s, 9) for h in range(steps)]
