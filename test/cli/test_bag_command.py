@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cartpole_bags import contract, write_cartpole
+from fault.fuzz_bags import loose_mcap, sqlite
 
 from wm_ros.cli.main import run
 from wm_ros.data.align import read_episodes
@@ -36,6 +37,18 @@ def test_check_says_by_its_status_whether_a_bag_can_train(tmp_path: Path, capsys
     reports = json.loads(capsys.readouterr().out)
     assert [r["trainable"] for r in reports] == [True, False]
     assert any("/command: no messages" in p["text"] for p in reports[1]["problems"])
+
+
+def test_check_and_info_say_where_damage_could_not_be_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    guarded = write_cartpole(tmp_path / "guarded", 50)
+    loose_mcap(guarded, loose := tmp_path / "loose.mcap")
+    sqlite(guarded, database := tmp_path / "copy.db3")
+    for command in (["check", "--contract", "cartpole_swingup"], ["info"]):
+        assert run(["bag", *command, str(guarded), str(loose), str(database), "--json"]) == 0
+        assert [r["unguarded"] for r in json.loads(capsys.readouterr().out)] == [0, 103, 103]
+        assert run(["bag", *command, str(guarded)]) == 0 and "checksum" not in capsys.readouterr().out
+        for path in (loose, database):
+            assert run(["bag", *command, str(path)]) == 0 and "103 messages have no checksum" in capsys.readouterr().out
 
 
 def test_convert_writes_an_episode_file_each_and_overwrites_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

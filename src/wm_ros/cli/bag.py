@@ -18,6 +18,7 @@ from wm_ros.data.bag_reader import Bag, Loss
 
 _OTHER_CLOCK_MS = 60_000.0
 """A delay of more than a minute is none: stamps and recorder have different clocks, as in a simulation."""
+_UNGUARDED = "note: {} messages have no checksum (sqlite3, or MCAP without one): damage to their numbers cannot be noticed"
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,7 @@ def describe(bag: Bag) -> dict[str, Any]:
             {"name": t, "type": types[t], "messages": counts[t], "rate_hz": _rate(counts[t], first.get(t, 0), last.get(t, 0))}
             for t in sorted(types)
         ],
+        "unguarded": bag.unguarded,
         "lost": [{"file": loss.path.name, "bytes": loss.bytes, "reason": loss.reason} for loss in bag.losses],
         "contract_hash": noted.get("wm_ros.contract_hash", ""),
         "controller_version": noted.get("wm_ros.controller_version", ""),
@@ -178,6 +180,8 @@ def _info_text(record: dict[str, Any]) -> str:
     if not record["closed"]:
         lines.append("  the recorder was killed: there is no metadata.yaml")
     lines += [f"  lost: {loss['file']}: {loss['bytes']} bytes, {loss['reason']}" for loss in record["lost"]]
+    if record["unguarded"]:
+        lines.append(f"  {_UNGUARDED.format(record['unguarded'])}")
     if record["contract_hash"]:
         lines.append(f"  contract {record['contract_hash'][:12]}, controller version {record['controller_version'] or 'not noted'}")
     rows = [["topic", "type", "messages", "Hz"]]
@@ -204,6 +208,8 @@ def check_text(report: CheckReport) -> str:
             seen = [_number(v) for v in (f.minimum, f.maximum, f.low, f.high)]
             rows.append([f"{f.name} [{f.units}]", *seen, str(f.below + f.above), limit])
     lines += ["", *_columns(rows)]
+    if report.unguarded:
+        lines.append(f"  {_UNGUARDED.format(report.unguarded)}")
     lines += [f"  {p.severity}: {p.text}" for p in report.problems]
     return "\n".join(lines)
 

@@ -97,6 +97,9 @@ class CheckReport:
     seconds: float
     """Of whole steps."""
     lost_bytes: int
+    unguarded: int
+    """Messages of any topic that no checksum guards (sqlite3, MCAP without chunks or with chunks that have none): if damage turned
+    one of them into another valid message, nobody would notice."""
     channels: tuple[ChannelReport, ...]
     problems: tuple[Problem, ...]
 
@@ -146,6 +149,7 @@ def check(bag: Bag, contract: Contract, namespace: str = "", *, force: bool = Fa
         steps=steps,
         seconds=steps * contract.control.period_s,
         lost_bytes=sum(loss.bytes for loss in bag.losses),
+        unguarded=bag.unguarded,
         channels=tuple(channels),
         problems=tuple(problems),
     )

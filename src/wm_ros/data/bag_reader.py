@@ -56,6 +56,8 @@ class Bag:
         self.metadata: bag_metadata.Metadata | None = None
         self.losses: list[Loss] = []
         """Filled by each complete pass over the messages."""
+        self.unguarded = 0
+        """Messages that no checksum guards; filled by each complete pass."""
         self._records: dict[str, str] = {}
         self._connections: dict[str, Connection] | None = None
         self._counts: dict[str, int] = {}
@@ -89,6 +91,7 @@ class Bag:
             UserError: a file is no storage file, or is beyond the limits.
         """
         losses: list[Loss] = []
+        unguarded = 0
         for path in self.files:
             with storage.opened(path, self.limits) as scan:
                 try:
@@ -98,8 +101,9 @@ class Bag:
                     losses.append(Loss(path, path.stat().st_size, str(damage)))
                 if scan.fault:
                     losses.append(Loss(path, scan.lost_bytes, scan.fault))
+                unguarded += scan.unguarded
                 self._records = {**scan.metadata.get(RECORD, {}), **self._records}
-        self.losses = losses
+        self.losses, self.unguarded = losses, unguarded
 
     def messages(self, topics: set[str] | None = None) -> Iterator[Message]:
         """Single messages, in the order in which they were written; `topics` None for all."""

@@ -50,6 +50,9 @@ class McapScan:
         self.lost_bytes = 0
         self.fault = ""
         """Empty, or why reading ended before the end of the file."""
+        self.unguarded = 0
+        """Messages in no chunk, or in one that was written without a checksum."""
+        self._guarded = False
         self._schemas: dict[int, tuple[str, str, str]] = {}
         self._connections: dict[int, Connection] = {}
         self._unindexed: dict[int, int] = {}
@@ -229,6 +232,7 @@ class McapScan:
             raise Damage(f"the chunk at byte {at} has {len(raw)} bytes, {size} were announced")
         if crc and zlib.crc32(raw) != crc:
             raise Damage(f"the chunk at byte {at} fails its checksum")
+        self._guarded = bool(crc)
         return raw
 
     def _block(self, buffer: bytes, place: int, index: NDArray[np.int64] | None = None) -> Iterator[Block]:
@@ -293,6 +297,7 @@ class McapScan:
             raise Damage(f"messages of an unknown channel {min(unknown)}")
         self._unindexed = dict(zip(channels.tolist(), numbers.tolist(), strict=True))
         self._count += len(table)
+        self.unguarded += 0 if self._guarded else len(table)
         yield Block(buffer, table[:, 0], table[:, 1], table[:, 2], table[:, 3], dict(self._connections), place)
 
     def _define(self, opcode: int, body: bytes) -> None:

@@ -34,6 +34,8 @@ class SqliteScan:
         self.lost_bytes = 0
         self.fault = ""
         """Empty, or why reading ended before the last message."""
+        self.unguarded = 0
+        """Messages without a checksum: all."""
 
     def blocks(self) -> Iterator[Block]:
         """The file's messages in the order in which they were written.
@@ -61,6 +63,7 @@ class SqliteScan:
                     if not table:
                         place = row
                     table.append((at, len(data), topic, stamp))
+                    self.unguarded += 1
                     pieces.append(data)
                     at += len(data)
                     if len(table) >= _ROWS or at >= _BYTES:
