@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cartpole_bags import contract, write_cartpole
+from cartpole_bags import JOINT_STATE, PERIOD, START, contract, custom_data, force, joint_state, write_cartpole
 from fault.fuzz_bags import Fuzz
 
 from wm_ros.contract.errors import UserError
+from wm_ros.data import bag_check, ros_types
 from wm_ros.data.align import read_episodes
 from wm_ros.data.bag_reader import Bag
-from wm_ros.data.bag_writer import BagOptions
+from wm_ros.data.bag_writer import BagOptions, BagWriter
+from wm_ros.data.qos import Qos
 
 
 @pytest.mark.parametrize("compression", ["zstd", "none"])
@@ -49,3 +51,32 @@ def test_a_contract_that_was_changed_in_the_bag_is_noticed(tmp_path: Path) -> No
     noted.write_text(noted.read_text().replace('"rate_hz":50.0', '"rate_hz":80.0'))
     with pytest.raises(UserError, match="do not belong together"):
         read_episodes(path, contract())
+
+
+def test_a_definition_that_contains_itself_is_refused() -> None:
+    # Found by fuzzing: a flipped bit made a header's stamp a header.
+    looped = "std_msgs/Header header\n" + "=" * 80 + "\nMSG: std_msgs/Header\nstd_msgs/Header stamp\nstring frame_id\n"
+    with pytest.raises(UserError, match="contains itself"):
+        ros_types.bag_store({"sensor_msgs/msg/JointState": ("ros2msg", looped)})
+
+
+def test_a_definition_that_unfolds_without_end_is_refused() -> None:
+    parts = [f"a/L{i + 1} x\na/L{i + 1} y\n" for i in range(24)]
+    text = parts[0] + "".join(f"{'=' * 80}\nMSG: a/L{i}\n{part}" for i, part in enumerate(parts) if i) + f"{'=' * 80}\nMSG: a/L24\nbool b\n"
+    with pytest.raises(UserError, match="more than 10000 fields"):
+        ros_types.bag_store({"a/msg/L0": ("ros2msg", text)})
+
+
+def test_two_clocks_on_one_topic_are_named_at_once(tmp_path: Path) -> None:
+    writer = BagWriter(tmp_path / "bag", custom_data(contract()))
+    sensor, command = (writer.add_topic(f"/{t}", JOINT_STATE, Qos()) for t in ("joint_states", "command"))
+    for k in range(3000):
+        stamp = START + k * PERIOD
+        for at in (stamp, stamp + 10**10):
+            writer.write(sensor, joint_state(at, ["slider", "hinge_1"], [0.0, 0.1], [0.0, 0.0]), stamp, at)
+        writer.write(command, joint_state(stamp, ["slider"], effort=[force(k)]), stamp, stamp)
+    writer.close()
+    with pytest.raises(UserError, match="two publishers with different clocks"):
+        read_episodes(tmp_path / "bag", contract())
+    report = bag_check.check(Bag(tmp_path / "bag"), contract())
+    assert not report.trainable and any("two publishers" in p.text for p in report.problems)

@@ -27,6 +27,8 @@ from wm_ros.data.recording import CLOCK_JUMP_NS, Recording, check_contract
 _NS = 1_000_000_000
 _LIMIT_NS = 1 << 62
 """Half of what fits, so that sums and differences of times do as well."""
+_MOST_LIVES = 1000
+"""More often no clock is set back during a recording: two clocks take turns."""
 _SLAB = 1 << 14
 """Ticks that are sampled at once: in float64 they take eight times what is kept of them."""
 
@@ -68,10 +70,18 @@ def _ordered(columns: ChannelColumns) -> list[ChannelColumns]:
     """The columns with rising stamps, cut where the robot's clock was set back.
 
     A message older than its predecessor is left out, as the live assembler does.
+
+    Raises:
+        UserError: the clock is set back over and over.
     """
-    pieces = []
+    pieces: list[ChannelColumns] = []
     begin = 0
     while begin < len(columns):
+        if len(pieces) == _MOST_LIVES:
+            raise UserError(
+                f"the stamps of a channel run back by more than a second over {_MOST_LIVES} times: "
+                "there are two publishers with different clocks on one topic: record with one of them"
+            )
         stamp = columns.stamp[begin:]
         newest = np.maximum.accumulate(stamp)
         jumps = np.flatnonzero(newest - stamp > CLOCK_JUMP_NS)

@@ -82,7 +82,33 @@ def bag_store(definitions: dict[str, tuple[str, str]]) -> Typestore:
         store.register(own)
     except (TypesysError, SyntaxError, ValueError, KeyError) as error:
         raise UserError(f"the bag's definitions of {', '.join(sorted(own))} cannot be used: {error}: record it again") from None
+    sizes: dict[str, int] = {}
+    for name in own:
+        _count_fields(store, name, sizes, ())
     return store
+
+
+def _count_fields(store: Typestore, message_type: str, sizes: dict[str, int], within: tuple[str, ...]) -> int:
+    """Fields of a type with those of the types in it. What contains itself, or unfolds without end, cannot be decoded by any program.
+
+    Raises:
+        UserError: it is such a type; only a damaged or hostile file has one.
+    """
+    if message_type not in store.fielddefs:  # named but defined nowhere: noticed where it is decoded
+        return 1
+    if message_type not in sizes:
+        if message_type in within or len(within) >= _MAX_DEPTH:
+            raise UserError(f"{message_type}: its definition in the bag contains itself: the file is damaged; leave it out")
+        count = 0
+        for _, (kind, detail) in store.fielddefs[message_type][1]:
+            count += 1
+            element, inner = (kind, detail) if kind in (Nodetype.BASE, Nodetype.NAME) else detail[0]
+            if element == Nodetype.NAME:
+                count += _count_fields(store, inner, sizes, (*within, message_type))
+        if count > _MAX_FIELDS:
+            raise UserError(f"{message_type}: its definition in the bag has more than {_MAX_FIELDS} fields: it is damaged; leave the file out")
+        sizes[message_type] = count
+    return sizes[message_type]
 
 
 @lru_cache(maxsize=1024)
@@ -103,6 +129,9 @@ def _fields(definition: Any) -> Any:
     return definition[1]
 
 
+_MAX_DEPTH = 32
+_MAX_FIELDS = 10_000
+"""Of a definition; the largest of ROS 2 has 118, and a few lines can ask for any number."""
 TRAILING_BYTES = 8
 """Bytes after a message that belong to nobody: the ROS middlewares round the size up when they serialize for a bag."""
 
