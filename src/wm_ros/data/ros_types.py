@@ -106,7 +106,7 @@ def _count_fields(store: Typestore, message_type: str, sizes: dict[str, int], wi
             if element == Nodetype.NAME:
                 count += _count_fields(store, inner, sizes, (*within, message_type))
         if count > _MAX_FIELDS:
-            raise UserError(f"{message_type}: its definition in the bag has more than {_MAX_FIELDS} fields: it is damaged; leave the file out")
+            raise UserError(f"{message_type}: its definition has more than {_MAX_FIELDS} fields: the file is damaged; leave it out")
         sizes[message_type] = count
     return sizes[message_type]
 
