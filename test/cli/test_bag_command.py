@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from camera_bags import every, raw_image, scene, with_camera, write_with_camera
 from cartpole_bags import contract, write_cartpole
 from fault.fuzz_bags import loose_mcap, sqlite
+from PIL import Image
 
 from wm_ros.cli.main import run
 from wm_ros.data.align import read_episodes
@@ -115,6 +119,105 @@ def test_view_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert (tmp_path / "bag.png").read_bytes().startswith(b"\x89PNG")
     assert run(["bag", "view", bag, "--contract", "cartpole_swingup", "--out", str(tmp_path / "bag.nothing")]) == 2
     assert "ends in .png" in capsys.readouterr().err
+
+
+@pytest.fixture
+def filmed(tmp_path: Path) -> tuple[str, str]:
+    """A bag with a camera of 25 Hz and its contract's file."""
+    contract_file = tmp_path / "filmed.yaml"
+    contract_file.write_text(with_camera().canonical_json())
+    pictures = every(30, lambda k, stamp: raw_image(scene(k), "bgr8", stamp))
+    return str(write_with_camera(tmp_path / "bag", 30, with_camera(), pictures)), str(contract_file)
+
+
+def test_info_says_what_a_camera_sends(filmed: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bag", "info", filmed[0], "--json"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    (topic,) = [t for t in record["topics"] if t["name"] == "/camera/image_raw"]
+    assert (topic["picture"], topic["messages"], topic["rate_hz"]) == ("32x24 bgr8", 16, pytest.approx(25.0))
+    assert run(["bag", "info", filmed[0]]) == 0
+    assert "sensor_msgs/msg/Image, 32x24 bgr8" in capsys.readouterr().out
+
+
+def test_check_has_a_table_of_cameras(filmed: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bag", "check", filmed[0], "--contract", filmed[1]]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line.split() for line in lines if "8x6 rgb8" in line]
+    assert row == ["camera", "32x24", "bgr8", "(16)", "8x6", "rgb8", "0"]
+
+
+def test_contract_show_names_the_image(filmed: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["contract", "show", filmed[1]]) == 0
+    assert "image 8 x 6, rgb8, beside the vector" in capsys.readouterr().out
+
+
+def test_view_shows_a_strip_of_frames(filmed: tuple[str, str], tmp_path: Path) -> None:
+    assert run(["bag", "view", filmed[0], "--contract", filmed[1], "--out", str(tmp_path / "bag.png")]) == 0
+    drawn = np.asarray(Image.open(tmp_path / "bag.png").convert("RGB")).astype(int)
+    (episode,) = read_episodes(filmed[0], with_camera(), force=True)
+    strip = drawn[: len(drawn) // 6].reshape(-1, 3)
+    # A colour of the first and one of the last frame stand in the strip.
+    for frame in (episode.images["camera"][0], episode.images["camera"][27]):
+        assert np.abs(strip - frame[3, 3]).max(axis=1).min() <= 2
+
+
+def test_convert_writes_images_as_arrays(filmed: tuple[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(["bag", "convert", filmed[0], "--contract", filmed[1], "--out", str(out)]) == 0
+    (expected,) = read_episodes(filmed[0], with_camera())
+    episode = load(out / "episode_000000.npz")
+    assert np.asarray(episode.images["camera"]).tobytes() == np.asarray(expected.images["camera"]).tobytes()
+
+
+def test_parquet_has_a_column_of_png_files(filmed: tuple[str, str], tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "out"
+    assert run(["bag", "convert", filmed[0], "--contract", filmed[1], "--out", str(out), "--format", "parquet"]) == 0
+    table = parquet.read_table(out / "episode_000000.parquet").to_pydict()
+    (episode,) = read_episodes(filmed[0], with_camera())
+    shown = np.stack([np.asarray(Image.open(io.BytesIO(png))) for png in table["images.camera"]])
+    assert shown.tobytes() == np.asarray(episode.images["camera"]).tobytes()
+    assert table["valid"] == [True] * 30 + [False]
+
+
+def lerobot_film(filmed: tuple[str, str], tmp_path: Path, encoding: str) -> tuple[Path, np.ndarray[Any, Any]]:
+    of = with_camera(image={"encoding": encoding})
+    contract_file = tmp_path / f"{encoding}.yaml"
+    contract_file.write_text(of.canonical_json())
+    out = tmp_path / "dataset"
+    command = ["bag", "convert", filmed[0], "--contract", str(contract_file), "--out", str(out), "--format", "lerobot", "--force"]
+    assert run(command) == 0
+    (episode,) = read_episodes(filmed[0], of, force=True)
+    frames = np.asarray(episode.images["camera"])[:-1]
+    return out, np.broadcast_to(frames, (*frames.shape[:3], 3))
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "mono8"])
+def test_a_lerobot_folder_has_cameras_as_images_with_their_statistics(filmed: tuple[str, str], tmp_path: Path, encoding: str) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out, frames = lerobot_film(filmed, tmp_path, encoding)
+    info = json.loads((out / "meta/info.json").read_text())
+    wanted = {"dtype": "image", "shape": [6, 8, 3], "names": ["height", "width", "channels"]}
+    assert info["features"]["observation.images.camera"] == wanted
+    table = parquet.read_table(out / "data/chunk-000/file-000.parquet").to_pydict()
+    shown = np.stack([np.asarray(Image.open(io.BytesIO(entry["bytes"]))) for entry in table["observation.images.camera"]])
+    assert shown.tobytes() == frames.tobytes()
+    stats = json.loads((out / "meta/stats.json").read_text())["observation.images.camera"]
+    scaled = frames / 255.0
+    for what in ("min", "max", "mean", "std"):
+        assert np.shape(stats[what]) == (3, 1, 1)
+        assert np.ravel(stats[what]) == pytest.approx(getattr(scaled, what)(axis=(0, 1, 2)))
+    assert stats["count"] == [30]
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "mono8"])
+def test_lerobots_own_reader_opens_the_images(filmed: tuple[str, str], tmp_path: Path, encoding: str) -> None:
+    reader = pytest.importorskip("lerobot.datasets.lerobot_dataset")
+    out, frames = lerobot_film(filmed, tmp_path, encoding)
+    dataset = reader.LeRobotDataset("local/cartpole", root=out)
+    assert dataset.meta.camera_keys == ["observation.images.camera"]
+    shown = dataset[7]["observation.images.camera"].numpy()
+    assert shown.shape == (3, 6, 8) and np.abs(shown.transpose(1, 2, 0) * 255 - frames[7]).max() < 1e-3
 
 
 def test_what_is_no_bag_is_one_line_with_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

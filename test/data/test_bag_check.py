@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from camera_bags import COMPRESSED, RAW, compressed_image, every, raw_image, scene, with_camera, write_with_camera
 from cartpole_bags import JOINT_STATE, PERIOD, START, contract, custom_data, force, joint_state, write_cartpole
 
 from wm_ros.contract import schema
@@ -130,3 +131,49 @@ def test_a_killed_recorders_loss_is_a_warning(tmp_path: Path) -> None:
     storage.write_bytes(storage.read_bytes() + b"\x06torn")
     report = check(Bag(path), contract())
     assert report.trainable and report.lost_bytes == 5 and "5 bytes are lost" in texts(report)
+
+
+def filmed(path: Path, made: list[tuple[int, Any]], kind: str = COMPRESSED, **options: Any) -> CheckReport:
+    of = with_camera(kind, **options)
+    return check(Bag(write_with_camera(path, 40, of, made)), of)
+
+
+def jpeg(k: int, stamp: int) -> Any:
+    return compressed_image(scene(k, 48, 64), "jpeg", stamp)
+
+
+def test_a_good_camera_has_its_figures_and_no_problem_though_it_is_slower_than_the_control_loop(tmp_path: Path) -> None:
+    report = filmed(tmp_path / "bag", every(40, jpeg))
+    assert report.trainable and not report.problems
+    camera = report.channels[1]
+    assert (camera.rate_hz, camera.messages, camera.gaps) == (25.0, 21, 0)
+    assert camera.image is not None and camera.image.wanted == "8x6 rgb8" and camera.image.seen == {"64x48 jpeg": 21}
+
+
+def test_every_fault_of_a_camera_is_told(tmp_path: Path) -> None:
+    made = every(40, jpeg, step=1)
+    del made[20:32]  # a gap of 0.26 s, the contract allows 0.15 s
+    made[3] = (made[3][0], compressed_image(scene(3, 4, 6), "jpeg", START + 3 * PERIOD))
+    made[5][1].data = made[5][1].data[:800]
+    damaged = compressed_image(scene(3, 48, 64), "png", START + 7 * PERIOD)
+    damaged.data = np.concatenate([damaged.data[:200], ~damaged.data[200:240], damaged.data[240:]])
+    made[7] = (made[7][0], damaged)
+    report = filmed(tmp_path / "bag", made)
+    found = texts(report)
+    assert report.trainable and report.channels[1].refused == {"damaged": 1}
+    assert "1 gaps longer than 0.15 s (the longest 0.26 s) split the recording" in found
+    assert "1 messages are no whole picture and are left out; the first: camera/image_raw: data are a jpeg cut off after 800 bytes" in found
+    assert "1 pictures cannot be decoded, the one before is shown" in found
+    assert "pictures change between 64x48 jpeg, 6x4 jpeg, 64x48 png" in found and "6x4 jpeg is enlarged to 8x6 rgb8" in found
+
+
+def test_a_camera_that_the_contract_cannot_read_keeps_the_bag_from_training(tmp_path: Path) -> None:
+    report = filmed(tmp_path / "bag", every(40, lambda k, stamp: raw_image(scene(k), "yuv422", stamp)), RAW)
+    assert not report.trainable
+    assert "21 messages have an encoding that is not read" in texts(report, "error") and "image_proc" in texts(report, "error")
+
+
+def test_a_grey_camera_for_a_contract_in_colour_is_told(tmp_path: Path) -> None:
+    made = every(40, lambda k, stamp: raw_image(scene(k, channels=1), "mono8", stamp))
+    assert "32x24 mono8 has no colours" in texts(filmed(tmp_path / "a", made, RAW))
+    assert not filmed(tmp_path / "b", made, RAW, image={"encoding": "mono8"}).problems

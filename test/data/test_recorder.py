@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from camera_bags import RAW, raw_image
 from cartpole_bags import JOINT_STATE, PERIOD, START, STRING, cdr, contract, joint_state, message, state
 from mcap.reader import make_reader
 
@@ -212,3 +214,70 @@ def test_a_queue_that_grows_wakes_the_thread_before_it_would_look(tmp_path: Path
     thread.finish()
     thread.join()
     assert thread.summary is not None and thread.summary.messages == 10 and thread.drops == 0
+
+
+def test_pictures_of_a_megabyte_are_recorded_as_they_came_and_never_take_more_memory_than_the_queue_may(tmp_path: Path) -> None:
+    open_bag = threading.Event()
+    picture = cdr(RAW, raw_image(np.zeros((600, 600, 3), np.uint8)))  # 1.08 MB
+    held: list[int] = []
+
+    def make() -> BagWriter:
+        assert open_bag.wait(PATIENCE_S)
+        writer = BagWriter(tmp_path / "bag", {})
+        writer.add_topic("/camera/image_raw", RAW, Qos("best_effort", depth=5))
+        return writer
+
+    thread = BagThread(make, max_queue_bytes=10 << 20, poll_seconds=0.1, on_end=lambda thread: None)
+    tracemalloc.start()
+    for k in range(200):
+        thread.put(Received(0, bytes(bytearray(picture)), k, None))
+        held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert max(held) < 11 << 20
+    open_bag.set()
+    thread.finish()
+    thread.join()
+    recorded = list(Bag(tmp_path / "bag").messages())
+    assert len(recorded) == 9 and thread.drops == 191
+    assert all(message.data == picture for message in recorded)
+
+
+def test_what_is_being_written_to_a_slow_disk_takes_little_memory_beside_the_queue(tmp_path: Path) -> None:
+    writing, goes_on = threading.Event(), threading.Event()
+
+    class SlowDisk(BagWriter):
+        def write_all(self, *columns: Any) -> None:
+            writing.set()
+            assert goes_on.wait(PATIENCE_S)
+            super().write_all(*columns)
+
+    def make() -> BagWriter:
+        writer = SlowDisk(tmp_path / "bag", {})
+        writer.add_topic("/camera/image_raw", RAW, Qos("best_effort", depth=5))
+        return writer
+
+    picture = cdr(RAW, raw_image(np.zeros((600, 600, 3), np.uint8)))
+    thread = BagThread(make, max_queue_bytes=40 << 20, poll_seconds=0.01, on_end=lambda thread: None)
+    tracemalloc.start()
+    for _ in range(2):  # fills the queue, and once more when a part of it is being written
+        for k in range(60):
+            thread.put(Received(0, bytes(bytearray(picture)), k, None))
+        assert writing.wait(PATIENCE_S)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    goes_on.set()
+    thread.finish()
+    thread.join()
+    assert held < 50 << 20 and thread.drops + thread.messages == 120
+
+
+def test_the_ring_of_what_came_last_is_bounded_for_pictures_too(tmp_path: Path) -> None:
+    topics = [RecordedTopic("/camera/image_raw", RAW)]
+    recorder = Recorder(contract(), topics, RecorderOptions(tmp_path, preroll_bytes=5 << 20, preroll_s=1e6), lambda closed: None)
+    picture = cdr(RAW, raw_image(np.zeros((600, 600, 3), np.uint8), stamp=START))
+    tracemalloc.start()
+    for k in range(50):
+        recorder.receive(0, bytes(bytearray(picture)), k, 0.0)
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert 3 << 20 < kept < 6 << 20

@@ -8,13 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
-from wm_ros.contract import schema
+from wm_ros.contract import images, schema
 from wm_ros.contract.errors import UserError
 from wm_ros.data import bag_check, convert
 from wm_ros.data.bag_check import CheckReport
 from wm_ros.data.bag_reader import Bag, Loss
+from wm_ros.data.block import Block
+from wm_ros.data.images import UNDECODABLE
+from wm_ros.data.ros_types import deserialize
 
 _OTHER_CLOCK_MS = 60_000.0
 """A delay of more than a minute is none: stamps and recorder have different clocks, as in a simulation."""
@@ -134,7 +138,8 @@ class BagCommand:
 
 
 def describe(bag: Bag) -> dict[str, Any]:
-    """What is in a bag, as plain data; one pass over it."""
+    """What is in a bag, as plain data; one pass over it. Of image topics also what the first picture says of itself."""
+    pictures: dict[str, str] = {}
     counts: dict[str, int] = {}
     types: dict[str, str] = {}
     first: dict[str, int] = {}
@@ -144,6 +149,8 @@ def describe(bag: Bag) -> dict[str, Any]:
             types[connection.topic] = connection.type
             times = block.log_time[block.channel == key]
             counts[connection.topic] = counts.get(connection.topic, 0) + len(times)
+            if len(times) and connection.type in schema.IMAGE_TYPES and connection.topic not in pictures:
+                pictures[connection.topic] = _first_picture(bag, block, key)
             if len(times):
                 first[connection.topic] = min(first.get(connection.topic, int(times.min())), int(times.min()))
                 last[connection.topic] = max(last.get(connection.topic, int(times.max())), int(times.max()))
@@ -159,6 +166,7 @@ def describe(bag: Bag) -> dict[str, Any]:
         "messages": sum(counts.values()),
         "topics": [
             {"name": t, "type": types[t], "messages": counts[t], "rate_hz": _rate(counts[t], first.get(t, 0), last.get(t, 0))}
+            | ({"picture": pictures[t]} if t in pictures else {})
             for t in sorted(types)
         ],
         "unguarded": bag.unguarded,
@@ -166,6 +174,17 @@ def describe(bag: Bag) -> dict[str, Any]:
         "contract_hash": noted.get("wm_ros.contract_hash", ""),
         "controller_version": noted.get("wm_ros.controller_version", ""),
     }
+
+
+def _first_picture(bag: Bag, block: Block, key: int) -> str:
+    """Size and encoding, such as `640x480 bgr8`, or why there is none."""
+    row = int(np.flatnonzero(block.channel == key)[0])
+    at = int(block.offset[row])
+    try:
+        message = deserialize(bag.store(), block.buffer[at : at + int(block.length[row])], block.connections[key].type)
+        return str(images.inspect(message))
+    except (images.BadImage, *UNDECODABLE) as error:
+        return f"not usable: {error}"
 
 
 def _rate(count: int, first: int, last: int) -> float | None:
@@ -185,7 +204,9 @@ def _info_text(record: dict[str, Any]) -> str:
     if record["contract_hash"]:
         lines.append(f"  contract {record['contract_hash'][:12]}, controller version {record['controller_version'] or 'not noted'}")
     rows = [["topic", "type", "messages", "Hz"]]
-    rows += [[t["name"], t["type"], str(t["messages"]), _number(t["rate_hz"])] for t in record["topics"]]
+    for t in record["topics"]:
+        kind = f"{t['type']}, {t['picture']}" if "picture" in t else t["type"]
+        rows.append([t["name"], kind, str(t["messages"]), _number(t["rate_hz"])])
     return "\n".join([*lines, *_columns(rows)])
 
 
@@ -201,6 +222,13 @@ def check_text(report: CheckReport) -> str:
         rate = [c.name, str(c.messages), refused, _number(c.rate_hz), _number(jitter), str(c.gaps), _number(c.longest_gap_s or None)]
         rows.append([*rate, str(c.out_of_order), str(c.duplicates), str(c.clock_jumps), late])
     lines += _columns(rows)
+    rows = [["image", "seen", "contract", "damaged"]]
+    for c in report.channels:
+        if c.image is not None:
+            found = ", ".join(f"{what} ({count})" for what, count in c.image.seen.items()) or "–"
+            rows.append([c.name, found, c.image.wanted, str(c.image.damaged)])
+    if len(rows) > 1:
+        lines += ["", *_columns(rows)]
     rows = [["feature", "least", "most", "low", "high", "outside", "at limit"]]
     for c in report.channels:
         for f in c.features:

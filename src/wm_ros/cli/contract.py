@@ -86,6 +86,9 @@ def describe(contract: schema.Contract) -> str:
     lines.append(f"control      {contract.control.rate_hz:g} Hz")
     for channel in contract.observation:
         lines.append(f"observation  {channel.topic} ({channel.type}), at most {channel.max_age_s:g} s old")
+        if channel.image is not None:
+            height, width, _ = channel.image.shape
+            lines.append(f"             - image {width} x {height}, {channel.image.encoding}, beside the vector")
         lines += [f"             - {feature.name} [{feature.units}] → {', '.join(feature.columns)}" for feature in channel.features]
     lines.append(f"action       {contract.action.topic} ({contract.action.type}, {contract.action.interface})")
     for joint in contract.action.joints:

@@ -31,6 +31,7 @@ _LAYOUTS: Final[dict[str, tuple[str, str, int]]] = {
     "16UC1": ("", "", 2),
 }
 """Encoding → Pillow's mode, its raw mode (an alpha is left out), bytes of a pixel; no mode: 16 bits, which are scaled here."""
+GREY_ENCODINGS: Final = tuple(name for name, (mode, _, _) in _LAYOUTS.items() if mode != "RGB")
 _FAULTS = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, ArithmeticError, AttributeError, struct.error, zlib.error)
 """What Pillow raises for damaged data."""
 

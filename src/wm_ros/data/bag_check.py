@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wm_ros.contract.assembler import BadMessage
 from wm_ros.contract.errors import UserError
-from wm_ros.contract.schema import Channel, Contract
+from wm_ros.contract.images import GREY_ENCODINGS
+from wm_ros.contract.schema import Channel, Contract, ImageFormat
 from wm_ros.data import recorded_steps
 from wm_ros.data.align import episodes_of
 from wm_ros.data.bag_reader import Bag
 from wm_ros.data.columns import ChannelColumns
 from wm_ros.data.episode import Episode
+from wm_ros.data.images import Images
 from wm_ros.data.recording import CLOCK_JUMP_NS, action_channel, check_contract, find_channels, read_recording
 
 _NS = 1e9
@@ -42,6 +46,20 @@ class FeatureReport:
     """Values over `high`."""
     saturated: float | None
     """Fraction of the commands at a limit; None for sensors."""
+
+
+@dataclass(frozen=True)
+class ImageReport:
+    """The pictures of an image channel."""
+
+    wanted: str
+    """Size and encoding by the contract, such as `84x84 rgb8` (width first)."""
+    seen: dict[str, int]
+    """Size and encoding in the messages → how many."""
+    damaged: int
+    """Pictures that cannot be decoded; the one before is shown in their place."""
+    example: str
+    """What is wrong with the first of them."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,7 @@ class ChannelReport:
     delay_s: float | None
     """Median of reception after stamp; None without header stamps."""
     features: tuple[FeatureReport, ...]
+    image: ImageReport | None = None
 
 
 @dataclass(frozen=True)
@@ -177,7 +196,16 @@ def _channel(channel: Channel, topic: str, columns: ChannelColumns, contract: Co
         clock_jumps=int(leap.sum()),
         delay_s=float(np.median(columns.received - columns.stamp) / _NS) if len(columns) and channel.clock == "header" else None,
         features=tuple(_feature(channel, i, columns.raw[:, i], contract) for i in range(len(channel.features))),
+        image=_image(columns.images) if columns.images is not None else None,
     )
+
+
+def _image(images: Images) -> ImageReport:
+    """Decodes every picture: nothing less finds the damaged ones."""
+    form = images.store.channel.image
+    assert form is not None
+    faults = [str(shown) for shown in images.store.decode_all(images.where) if isinstance(shown, BadMessage)]
+    return ImageReport(f"{form.width}x{form.height} {form.encoding}", images.seen, len(faults), faults[0] if faults else "")
 
 
 def _feature(channel: Channel, index: int, values: NDArray[np.float64], contract: Contract | None) -> FeatureReport:
@@ -209,7 +237,29 @@ _REASONS = {
     "frame": "are in another frame",
     "field": "lack a field",
     "undecodable": "cannot be decoded",
+    "encoding": "have an encoding that is not read",
+    "image_size": "say another size than their data have",
+    "too_large": "have more pixels than the limit",
+    "damaged": "are no whole picture",
 }
+
+
+def _image_problems(
+    report: ImageReport, wanted: ImageFormat, messages: int
+) -> Iterator[tuple[Literal["error", "warning"], str]]:
+    if report.damaged == messages:
+        yield "error", f"no picture can be decoded; the first: {report.example}"
+    elif report.damaged:
+        yield "warning", f"{report.damaged} pictures cannot be decoded, the one before is shown; the first: {report.example}"
+    if len(report.seen) > 1:
+        yield "warning", f"pictures change between {', '.join(report.seen)}: fix the camera's settings before recording"
+    for seen in report.seen:
+        size, encoding = seen.split()
+        width, height = (int(part) for part in size.split("x"))
+        if width < wanted.width or height < wanted.height:
+            yield "warning", f"{seen} is enlarged to {report.wanted}: lower height and width in the contract"
+        if wanted.encoding == "rgb8" and encoding in GREY_ENCODINGS:
+            yield "warning", f"{seen} has no colours: encoding: mono8 in the contract is a third of the data"
 
 
 def _problems(channel: Channel, report: ChannelReport, contract: Contract) -> list[Problem]:
@@ -232,8 +282,12 @@ def _problems(channel: Channel, report: ChannelReport, contract: Contract) -> li
         add("warning", f"{report.out_of_order} stamps run backwards and are left out")
     if report.clock_jumps:
         add("warning", f"the clock jumps {report.clock_jumps} times: set the robot's clock before recording, not during it")
+    if report.image is not None and channel.image is not None:
+        for severity, text in _image_problems(report.image, channel.image, report.messages):
+            add(severity, text)
     rate = contract.control.rate_hz
-    if report.rate_hz is not None and report.rate_hz < 0.9 * rate:
+    # A camera may be slower than the control loop: its pictures are held.
+    if channel.image is None and report.rate_hz is not None and report.rate_hz < 0.9 * rate:
         add("warning", f"{report.rate_hz:.4g} Hz is slower than the control rate of {rate:g} Hz: old values are held")
     for feature in report.features:
         outside = feature.below + feature.above

@@ -26,6 +26,8 @@ class Received(NamedTuple):
 
 _BATCH = 4096
 """Messages that leave the queue at once, so that a chunk is closed in time while more come."""
+_BATCH_BYTES = 8 << 20
+"""About as many bytes leave it at once: what is being written waits in memory as well, and pictures are large."""
 
 _WORTHWHILE = 1 << 18
 """Bytes in the queue for which the thread is woken."""
@@ -129,7 +131,10 @@ class BagThread:
         self._idle = False
         last = self._ending  # before the queue is looked at: nothing comes after the end
         queue = self._queue
-        while count := min(len(queue), _BATCH):
+        while waiting := len(queue):
+            # By the usual size of those that wait: none is looked at twice.
+            fitting = waiting * _BATCH_BYTES // max(self._bytes_in - self._bytes_out, 1)
+            count = max(1, min(waiting, _BATCH, fitting))
             topics, data, log_times, stamps = zip(*[queue.popleft() for _ in range(count)], strict=True)
             self._bytes_out += sum(map(len, data))
             self._lost = count  # until they are written

@@ -13,7 +13,8 @@ from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.data.align import iterate_episodes
 from wm_ros.data.bag_reader import Bag, Loss
-from wm_ros.data.episode import Episode, save
+from wm_ros.data.episode import FRAMES_AT_ONCE, Episode, save
+from wm_ros.data.images import as_png
 from wm_ros.data.lerobot import LeRobotWriter
 
 Format = Literal["npz", "parquet", "lerobot"]
@@ -114,6 +115,17 @@ def _parquet_writer(contract: Contract) -> Callable[[Episode, Path], None]:
         columns |= {f"action.{name}": padded(episode.action)[:, i] for i, name in enumerate(contract.action.names)}
         columns |= {"reward": padded(episode.reward), "terminated": padded(episode.terminated)}
         columns["valid"] = np.arange(len(episode) + 1) < len(episode)
-        pyarrow.parquet.write_table(pyarrow.table(columns), path)
+        if not episode.images:
+            pyarrow.parquet.write_table(pyarrow.table(columns), path)
+            return
+        # Pictures are PNG files in a column; few of them are in memory at once.
+        for begin in range(0, len(episode) + 1, FRAMES_AT_ONCE):
+            part = slice(begin, begin + FRAMES_AT_ONCE)
+            pictures = {f"images.{name}": as_png(frames[part]) for name, frames in episode.images.items()}
+            table = pyarrow.table({**{name: values[part] for name, values in columns.items()}, **pictures})
+            if begin == 0:
+                writer = pyarrow.parquet.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+        writer.close()
 
     return write

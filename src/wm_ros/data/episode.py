@@ -106,8 +106,8 @@ class Episode:
 
 
 _IMAGES = "images."
-_FRAMES = 64
-"""Frames that are decoded and compressed at once."""
+FRAMES_AT_ONCE = 64
+"""Frames of a channel that are in memory while an episode is written."""
 _COLUMNS = ("observation", "action", "reward", "terminated", "stamp")
 
 
@@ -123,8 +123,8 @@ def save(episode: Episode, path: Path) -> None:
             with archive.open(f"{_IMAGES}{name}.npy", "w", force_zip64=True) as member:
                 head = {"descr": "|u1", "fortran_order": False, "shape": tuple(frames.shape)}
                 np.lib.format.write_array_header_1_0(member, head)
-                for begin in range(0, len(frames), _FRAMES):
-                    member.write(np.ascontiguousarray(frames[begin : begin + _FRAMES]).tobytes())
+                for begin in range(0, len(frames), FRAMES_AT_ONCE):
+                    member.write(np.ascontiguousarray(frames[begin : begin + FRAMES_AT_ONCE]).tobytes())
     scratch.replace(path)
 
 

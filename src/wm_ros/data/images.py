@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import threading
 import weakref
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from wm_ros.contract.assembler import BadMessage, ChannelReader
 from wm_ros.contract.errors import UserError
@@ -44,6 +46,17 @@ def _threads() -> int:
 
 # A forked process has none of its parent's threads.
 os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def as_png(frames: NDArray[np.uint8]) -> list[bytes]:
+    """Each of the frames [n, H, W, C] as a PNG file, compressed in parallel."""
+    return list(_pool().map(_png, frames))
+
+
+def _png(frame: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame).save(file, "png", compress_level=1)
+    return file.getvalue()
 
 
 class ImageStore:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
-from wm_ros.data.episode import Episode
+from wm_ros.data.episode import FRAMES_AT_ONCE, Episode
+from wm_ros.data.images import as_png
 
 _CHUNK_FILES = 1000
 _FILE_BYTES = 100 << 20
@@ -24,7 +25,8 @@ _EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 class LeRobotWriter:
     """Writes the folder, an episode at a time. An episode of T steps has T frames: the observation before each action.
 
-    LeRobot has no place for the observation after the last action, so that one is left out.
+    LeRobot has no place for the observation after the last action, so that one is left out. Cameras are `observation.images.NAME`, a PNG
+    per frame, which needs no video decoder; grey ones get three equal colours, as LeRobot's statistics want three.
     """
 
     def __init__(self, root: Path, contract: Contract) -> None:
@@ -72,10 +74,21 @@ class LeRobotWriter:
             "task_index": np.zeros(steps, np.int64),
         }
         size = sum(values.nbytes for values in columns.values())
+        size += sum(int(np.prod(frames.shape[:3])) * 3 for frames in episode.images.values())
         if self._writer is None or self._file_bytes + size > _FILE_BYTES:
             self._next_file()
         self._file_bytes += size
-        self._writer.write_table(arrow.table({name: self._column(values) for name, values in columns.items()}, schema=self._schema()))
+        seen = {name: _Pixels() for name in episode.images}
+        at_once = FRAMES_AT_ONCE if episode.images else steps
+        for begin in range(0, steps, at_once):
+            part = slice(begin, min(begin + at_once, steps))
+            table = {name: self._column(values[part]) for name, values in columns.items()}
+            for name, frames in episode.images.items():
+                shown = frames[part]
+                coloured = np.broadcast_to(shown, (*shown.shape[:3], 3))
+                seen[name].add(coloured)
+                table[_image_key(name)] = arrow.array([{"bytes": png, "path": None} for png in as_png(coloured)], self._picture())
+            self._writer.write_table(arrow.table(table, schema=self._schema()))
         record: dict[str, Any] = {
             "episode_index": len(self._episodes),
             "tasks": [self.contract.name],
@@ -89,6 +102,8 @@ class LeRobotWriter:
         }
         for name, values in columns.items():
             record |= {f"stats/{name}/{what}": value for what, value in _statistics(values).items()}
+        for name, pixels in seen.items():
+            record |= {f"stats/{_image_key(name)}/{what}": value for what, value in pixels.statistics().items()}
         self._episodes.append(record)
         self._frames += steps
 
@@ -126,6 +141,10 @@ class LeRobotWriter:
         return {
             "observation.state": {"dtype": "float32", "shape": [len(observation)], "names": observation},
             "action": {"dtype": "float32", "shape": [len(action)], "names": action},
+            **{
+                _image_key(name): {"dtype": "image", "shape": [image.height, image.width, 3], "names": ["height", "width", "channels"]}
+                for name, image in self.contract.images.items()
+            },
             "next.reward": scalar("float32"),
             "next.done": scalar("bool"),
             "timestamp": scalar("float32"),
@@ -134,14 +153,18 @@ class LeRobotWriter:
 
     def _schema(self) -> Any:
         arrow = self._arrow
-        kinds = {"float32": arrow.float32(), "int64": arrow.int64(), "bool": arrow.bool_()}
+        kinds = {"float32": arrow.float32(), "int64": arrow.int64(), "bool": arrow.bool_(), "image": self._picture()}
         # LeRobot keeps vectors of one as plain values.
         return arrow.schema(
             [
-                (name, kinds[f["dtype"]] if f["shape"] == [1] else arrow.list_(kinds[f["dtype"]], f["shape"][0]))
+                (name, kinds[f["dtype"]] if f["shape"] == [1] or f["dtype"] == "image" else arrow.list_(kinds[f["dtype"]], f["shape"][0]))
                 for name, f in self._features().items()
             ]
         )
+
+    def _picture(self) -> Any:
+        """The type of a picture, as the package `datasets` has it."""
+        return self._arrow.struct([("bytes", self._arrow.binary()), ("path", self._arrow.string())])
 
     def _column(self, values: NDArray[Any]) -> Any:
         flat = self._arrow.array(values.ravel())
@@ -170,7 +193,7 @@ class LeRobotWriter:
     def _overall(self, name: str) -> dict[str, list[float]]:
         """Statistics of all frames, from those of the episodes."""
         parts = {what: np.array([e[f"stats/{name}/{what}"] for e in self._episodes]) for what in ("min", "max", "mean", "std", "count")}
-        share = parts["count"] / parts["count"].sum()
+        share = (parts["count"] / parts["count"].sum()).reshape(-1, *[1] * (parts["mean"].ndim - 1))
         mean = (share * parts["mean"]).sum(axis=0)
         variance = (share * (parts["std"] ** 2 + (parts["mean"] - mean) ** 2)).sum(axis=0)
         return {
@@ -183,6 +206,36 @@ class LeRobotWriter:
 
     def _write_json(self, name: str, value: Any) -> None:
         (self.root / name).write_text(json.dumps(value, indent=4), encoding="utf-8")
+
+
+def _image_key(channel: str) -> str:
+    return f"observation.images.{channel}"
+
+
+class _Pixels:
+    """Statistics of each colour over all pixels, on LeRobot's scale of 0 to 1."""
+
+    def __init__(self) -> None:
+        self._frames = 0
+        self._counts = np.zeros((3, 256), np.int64)
+
+    def add(self, frames: NDArray[np.uint8]) -> None:
+        """Takes frames [n, H, W, 3] in."""
+        self._frames += len(frames)
+        self._counts += np.stack([np.bincount(frames[..., c].ravel(), minlength=256) for c in range(3)])
+
+    def statistics(self) -> dict[str, Any]:
+        """Least, largest, mean and standard deviation [3, 1, 1], and the number of frames."""
+        value = np.arange(256) / 255.0
+        share = self._counts / self._counts.sum(axis=1, keepdims=True)
+        mean = share @ value
+        found = {
+            "min": np.array([value[np.flatnonzero(c)[0]] for c in self._counts]),
+            "max": np.array([value[np.flatnonzero(c)[-1]] for c in self._counts]),
+            "mean": mean,
+            "std": np.sqrt((share * (value - mean[:, None]) ** 2).sum(axis=1)),
+        }
+        return {**{what: v.reshape(3, 1, 1).tolist() for what, v in found.items()}, "count": [self._frames]}
 
 
 def _statistics(values: NDArray[Any]) -> dict[str, list[float]]:

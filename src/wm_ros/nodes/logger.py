@@ -17,6 +17,7 @@ from std_srvs.srv import Trigger
 from wm_ros.contract import announcements
 from wm_ros.contract.announcements import EpisodeState, Segment
 from wm_ros.contract.errors import UserError
+from wm_ros.contract.schema import IMAGE_TYPES
 from wm_ros.data import ros_types
 from wm_ros.data.bag_writer import BagOptions
 from wm_ros.data.qos import Qos
@@ -26,6 +27,8 @@ from wm_ros.nodes.messages import message_class
 
 JOINT_STATE, STRING, NUMBERS = "sensor_msgs/msg/JointState", "std_msgs/msg/String", "std_msgs/msg/Float64MultiArray"
 _DEPTH = 1000
+_IMAGE_DEPTH = 30
+"""Pictures that may wait in the middleware: a second of a camera, not a gigabyte."""
 _MEBIBYTE = 1 << 20
 
 
@@ -74,7 +77,7 @@ class Logger(WmNode):
         self._recorder = self._make_recorder()
         for index, (name, kind, qos) in enumerate(self._specs):
             profile = QoSProfile(
-                depth=_DEPTH,
+                depth=_IMAGE_DEPTH if kind in IMAGE_TYPES else _DEPTH,
                 history=HistoryPolicy.KEEP_LAST,
                 reliability=ReliabilityPolicy.RELIABLE if qos.reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT,
                 durability=DurabilityPolicy.TRANSIENT_LOCAL if qos.durability == "transient_local" else DurabilityPolicy.VOLATILE,
