@@ -1,6 +1,7 @@
 """Every fault of a contract is explained with its field."""
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,13 @@ def test_a_fault_of_an_image_channel_is_explained_with_its_field(changes: dict[s
     with pytest.raises(UserError) as caught:
         schema.parse(with_channel({**CAMERA, **changes}), "robot.yaml")
     assert any(words in line for line in str(caught.value).splitlines()), str(caught.value)
+
+
+def test_the_examples_of_cameras_and_unstamped_types_in_the_docs_are_valid() -> None:
+    text = (Path(__file__).parents[2] / "docs/bring_your_robot.md").read_text(encoding="utf-8")
+    arm, cameras = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    contract = schema.parse({**arm, "observation": arm["observation"] + cameras}, "docs")
+    assert list(contract.images) == ["camera", "depth"] and contract.observation_names[-2:] == ("linear.x", "angular.z")
 
 
 def test_images_alone_are_no_observation() -> None:

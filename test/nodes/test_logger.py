@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 import rclpy
+from camera_bags import scene, with_camera
 from cartpole_bags import JOINT_STATE, PERIOD, START, cdr, force, raw_state, store
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from wm_ros.contract import announcements, schema
 from wm_ros.contract.announcements import EpisodeState, Segment
+from wm_ros.contract.assembler import Assembler
 from wm_ros.data.align import read_episodes
 from wm_ros.data.bag_reader import Bag
 from wm_ros.data.ros_types import deserialize
@@ -79,7 +81,7 @@ class Robot(Node):
         ).to_json()
         self.episode.publish(String(data=text))
 
-    def tick(self, k: int, start: int = START, command: bool = True) -> None:
+    def tick(self, k: int, start: int = START, command: bool = True) -> JointState:
         position, velocity = raw_state(k)
         sensor = JointState(name=["slider", "hinge_1"], position=position, velocity=velocity)
         sensor.header.stamp = time_message(start + k * PERIOD)
@@ -90,6 +92,7 @@ class Robot(Node):
             message.header.stamp = time_message(start + k * PERIOD)
             self.command.publish(message)
         rclpy.spin_once(self, timeout_sec=0.002)
+        return sensor
 
 
 @pytest.fixture
@@ -153,6 +156,35 @@ def test_an_episode_becomes_one_bag_with_every_message_bit_for_bit(robot: Robot,
     assert robot.segments[1].path.endswith("episode_0002")
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE_S) == 0
+
+
+def test_pictures_of_a_megabyte_are_recorded_as_they_came_and_give_what_the_live_assembler_saw(
+    robot: Robot, logger: Any, tmp_path: Path
+) -> None:
+    contract = with_camera()
+    contract_file = tmp_path / "camera.yaml"
+    contract_file.write_text(contract.canonical_json())
+    camera = robot.create_publisher(Image, "camera/image_raw", LOCKSTEP_QOS)
+    logger(contract=contract_file)
+    robot.connected()
+    robot.wait(camera.get_subscription_count, "the logger's subscription to the camera")
+    assembler, seen = Assembler(contract), []
+    robot.say("running")
+    for k in range(31):
+        if k % 5 == 0:
+            picture = Image(height=600, width=600, encoding="bgr8", step=1800, data=scene(k, 600, 600).tobytes())
+            picture.header.stamp = time_message(START + k * PERIOD)
+            camera.publish(picture)
+            assembler.update("camera", picture, k)
+        assembler.update("joints", robot.tick(k, command=k < 30), k)
+        observation = assembler.observe()
+        assert observation is not None
+        seen.append(observation.images["camera"])
+    robot.say("ended", ticks=30)
+    robot.wait(lambda: robot.segments, "log/segment")
+    assert robot.segments[0].dropped == 0
+    (episode,) = read_episodes(robot.segments[0].path, contract)
+    assert len(episode) == 30 and np.asarray(episode.images["camera"]).tobytes() == np.stack(seen).tobytes()
 
 
 def test_a_terminated_logger_closes_its_bag(robot: Robot, logger: Any, tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ class MpcNode(base.WmNode):
         trusted = TrustedKey.load(key) if key else None
         if path:
             self._first = ControllerSession.load(path, self.contract, inference, trusted=trusted)
-        self._assembler = Assembler(self.contract)
+        # The artifact has no input for pictures.
+        self._assembler = Assembler(self.contract, images=False)
         self._command = self.create_publisher(JointState, "mpc/command", base.command_qos(self.param("mode")))
         self._serving = self.create_publisher(String, "mpc/controller", base.LATCHED_QOS)
         self._plan, self._candidates, self._returns, self._spread = (
