@@ -2,10 +2,11 @@
 # PYTHON= chooses the interpreter that makes .venv; SEED= seeds the demo.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench audit learn-check
+.PHONY: help setup demo test lint bench soak audit learn-check
 
 PYTHON ?= python3
 SEED ?= 0
+REPEATS ?= 20
 VENV := .venv
 BIN := $(VENV)/bin
 FLAVOUR := $(or $(ROS_DISTRO),wheels)
@@ -69,6 +70,9 @@ lint: $(STAMP) ## ruff, mypy and the laws of the house
 
 bench: $(STAMP) ## all benchmarks, tables under docs/benchmarks
 	@exec $(BIN)/wm-ros bench all --write docs/benchmarks
+
+soak: $(STAMP) ## every fault of docs/reliability.md, REPEATS=20 times each, about an hour (SEED=0 of the schedule)
+	@cd test && exec ../$(BIN)/python -m fault.soak --repeats $(REPEATS) --seed $(SEED) --write ../docs/reliability.md
 
 audit: $(STAMP) ## known vulnerabilities of the pinned packages; needs the network
 	@test -x $(VENV)-audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install -q pip-audit; }

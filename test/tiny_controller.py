@@ -155,9 +155,9 @@ def not_ok(path: Path) -> Path:
     )
 
 
-def slow(path: Path, rounds: int = 2000, size: int = 200) -> Path:
+def slow(path: Path, rounds: int = 2000, size: int = 200, for_contract: Contract | None = None) -> Path:
     """`rounds` products of matrices [size, size] before it answers zero: about 0.1 to 1 ms each."""
-    c = contract()
+    c = for_contract or contract()
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("MatMul", ["m", "w"], ["m_next"])],
         "body",

@@ -16,12 +16,14 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.timer import Timer
 
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
@@ -140,6 +142,10 @@ class WmNode(LifecycleNode):
             if publisher.get_subscription_count() < len(there):
                 return f"the listeners of {topic} to be matched"
         return ""
+
+    def create_timer(self, timer_period_sec: float, callback: Callable[[], None], **options: Any) -> Timer:
+        """A timer on the steady clock: watchdogs and diagnostics go on while `/clock` stands still or jumps."""
+        return super().create_timer(timer_period_sec, callback, **{"clock": Clock(clock_type=ClockType.STEADY_TIME), **options})
 
     # ---- lifecycle ------------------------------------------------------------------------------------------------
 

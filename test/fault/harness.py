@@ -1,0 +1,334 @@
+"""A control system of real processes in which faults are put, and what came of each: the safe action, when, and with which reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tiny_controller
+import yaml
+from peer import Peer, Process
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, String
+from std_srvs.srv import SetBool, Trigger
+
+from wm_ros.contract import announcements, schema
+from wm_ros.contract.announcements import ControllerNotice
+from wm_ros.contract.resources import share_directory
+from wm_ros.nodes.base import COMMAND_QOS, LATCHED_QOS, SENSOR_QOS
+from wm_ros.nodes.messages import time_message
+
+RATE_LIMIT = 200.0
+"""Newtons per second, so that the limiter is at work while controllers change."""
+PASSING = "tiny:"
+"""Name of the controllers of these tests, as commands bear it."""
+
+SensorFault = Callable[[JointState], list[JointState]]
+"""One sensor message → what is sent in its place."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line of the invariant monitor."""
+
+    t_ns: int
+    source: str
+    faults: tuple[str, ...]
+
+    @property
+    def held(self) -> str:
+        """The reason of a hold; empty for a controller's command."""
+        return self.source.removeprefix("hold:") if self.source.startswith("hold:") else ""
+
+
+def write_contract(folder: Path) -> Path:
+    """The cart-pole with a rate limit."""
+    data = yaml.safe_load((share_directory() / "config/contracts/cartpole_swingup.yaml").read_text())
+    data["action"]["joints"][0]["rate_limit"] = RATE_LIMIT
+    path = folder / "faulty_robot.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+class Cell(Peer):
+    """A robot, a gate, a controller, and whatever nodes stand around: each a process, any of which can be harmed and started again.
+
+    The robot is a thread of this process that publishes sensors at the control rate; with `plant="sim"` it is the node `sim`. Its commands
+    are seen by the invariant monitor, another process. Nodes follow a /clock of this cell's own, which can be made to stand still or jump.
+    """
+
+    def __init__(self, name: str, folder: Path, plant: str = "thread", others: Iterable[str] = ()) -> None:
+        super().__init__(name)
+        self.folder = folder
+        self.contract_file = write_contract(folder)
+        self.contract = schema.load(self.contract_file)
+        self.period_s = self.contract.control.period_s
+        self.plant = plant
+        self.processes: dict[str, Process] = {}
+        self.commands: list[Command] = []
+        self.serving: list[ControllerNotice] = []
+        self.fault: SensorFault | None = None
+        self.fault_began_ns = 0
+        self.offset_ns = 0
+        """Of the robot's clock."""
+        self.clock: Callable[[int], int] = lambda now: now
+        """What /clock says, from system time."""
+        self.noted = 0
+        """What a fault's injection leaves for its healing."""
+        self._version = 0
+        self._sensors = self.node.create_publisher(JointState, "joint_states", SENSOR_QOS) if plant == "thread" else None
+        self._clock = self.node.create_publisher(Clock, "clock", 10)
+        self._models = self.node.create_publisher(String, "model", LATCHED_QOS)
+        self._estop = self.node.create_publisher(Bool, "estop", 10)
+        self.node.create_subscription(String, "mpc/controller", self._on_controller, LATCHED_QOS)
+        self._stopping = threading.Event()
+        self._monitor = subprocess.Popen(
+            [sys.executable, "-m", "fault.invariants", str(self.contract_file), "--ros-args", "-r", f"__ns:=/{self.namespace}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+        )
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._read, self._speak)]
+        for thread in self._threads:
+            thread.start()
+        for node in ("command_gate", "mpc", *(["sim"] if plant == "sim" else []), *others):
+            self.start(node)
+        self.swap()
+        self.arm()
+
+    # ---- the robot and its watcher --------------------------------------------------------------------------------
+
+    def _speak(self) -> None:
+        period_ns, due = self.contract.control.period_ns, time.monotonic_ns()
+        while not self._stopping.is_set():
+            now = time.time_ns()
+            self._clock.publish(Clock(clock=time_message(self.clock(now))))
+            if self._sensors is not None:
+                message = JointState(name=["slider", "hinge_1"], position=[0.1, 0.0], velocity=[0.0, 0.0])
+                message.header.stamp = time_message(now + self.offset_ns)
+                fault = self.fault
+                for sent in [message] if fault is None else fault(message):
+                    self._sensors.publish(sent)
+                if fault is not None and not self.fault_began_ns:
+                    self.fault_began_ns = time.monotonic_ns()
+            due += period_ns
+            self._stopping.wait(max(0.0, 1e-9 * (due - time.monotonic_ns())))
+
+    def _read(self) -> None:
+        assert self._monitor.stdout is not None
+        for text in self._monitor.stdout:
+            line = json.loads(text)
+            if "t" in line:
+                self.commands.append(Command(line["t"], line["source"], tuple(line["faults"])))
+
+    def _on_controller(self, message: String) -> None:
+        self.serving.append(announcements.read(ControllerNotice, message.data, "mpc/controller"))
+
+    def break_sensor(self, fault: SensorFault) -> int:
+        """From the next sensor message on; gives the steady time of the first one."""
+        self.fault_began_ns, self.fault = 0, fault
+        self.wait(lambda: self.fault_began_ns, "the sensor fault")
+        return self.fault_began_ns
+
+    # ---- nodes ----------------------------------------------------------------------------------------------------
+
+    def start(self, node: str, name: str = "", **parameters: Any) -> Process:
+        """Starts a node of the system, or starts it again."""
+        given: dict[str, Any] = {"contract": self.contract_file, "use_sim_time": node != "sim"}
+        given |= {"mpc": {"threads": 1, "model_folder": self.folder}, "logger": {"directory": self.folder / "bags"}}.get(node, {})
+        name = name or node
+        process = Process(node, self.namespace, self.folder / f"{name}.log", **given, **parameters)
+        self.processes[name] = process
+        return process
+
+    def signal(self, name: str, number: int) -> int:
+        """Gives the steady time before the signal."""
+        now = time.monotonic_ns()
+        os.kill(self.processes[name].process.pid, number)
+        if number == signal.SIGKILL:
+            self.processes[name].process.wait()
+        return now
+
+    # ---- controllers ----------------------------------------------------------------------------------------------
+
+    def announce(self, path: Path, version: int) -> int:
+        """As a trainer would; gives the steady time before it."""
+        self.wait(self._models.get_subscription_count, "mpc to listen to model")
+        now = time.monotonic_ns()
+        self._models.publish(String(data=tiny_controller.notice(path, self.contract, version).to_json()))
+        return now
+
+    def controller_file(self, make: Callable[..., Path] = tiny_controller.constant, **options: Any) -> Path:
+        """A new file for this cell's contract."""
+        self._version += 1
+        return make(self.folder / f"c{self._version}.onnx", version=self._version, for_contract=self.contract, **options)
+
+    def swap(self, force: float = 1.5) -> None:
+        """Announces a good controller and waits until it serves."""
+        path = self.controller_file(action=force)
+        self.announce(path, self._version)
+        self.wait(lambda: self.serving and self.serving[-1].version == self._version, "the announced controller to serve")
+
+    # ---- the gate -------------------------------------------------------------------------------------------------
+
+    def arm(self, yes: bool = True) -> None:
+        """Until the gate agrees, and commands pass."""
+        if not yes:
+            assert self.call(SetBool, "command_gate/arm", SetBool.Request(data=False)).success
+            return
+        self.wait(lambda: self.call(SetBool, "command_gate/arm", SetBool.Request(data=True)).success, "the gate to arm")
+        self.wait_for_passing()
+
+    def press_estop(self, pressed: bool) -> int:
+        """Gives the steady time before it."""
+        self.wait(self._estop.get_subscription_count, "the gate to listen to estop")
+        now = time.monotonic_ns()
+        self._estop.publish(Bool(data=pressed))
+        return now
+
+    def wait_for_passing(self, count: int = 5) -> None:
+        """The last few commands are the controller's."""
+        begin = len(self.commands)
+        self.wait(
+            lambda: len(self.commands) >= begin + count and all(c.source.startswith(PASSING) for c in self.commands[-count:]),
+            "commands to pass",
+        )
+
+    def trigger(self, service: str) -> None:
+        """Calls a Trigger service until somebody answers: a killed server is remembered for a while, and answers nobody."""
+        client = self.node.create_client(Trigger, service)
+        asked: list[Any] = []
+
+        def answered() -> bool:
+            if not asked or time.monotonic() - asked[-1][0] > 1.0:
+                asked.append((time.monotonic(), client.call_async(Trigger.Request())))
+            return any(future.done() for _, future in asked)
+
+        try:
+            self.wait(client.service_is_ready, f"service {service}")
+            self.wait(answered, f"the answer of {service}")
+        finally:
+            self.node.destroy_client(client)
+
+    def intruder(self) -> Any:
+        """A second publisher on the controller's topic."""
+        return self.node.create_publisher(JointState, "mpc/command", COMMAND_QOS)
+
+    def close(self) -> None:
+        """Ends every process."""
+        for process in self.processes.values():
+            if process.process.poll() is None:
+                process.process.send_signal(signal.SIGCONT)
+                process.process.send_signal(signal.SIGINT)
+        for process in self.processes.values():
+            try:
+                process.process.wait(20.0)
+            except subprocess.TimeoutExpired:
+                process.process.kill()
+                process.process.wait()
+        self._monitor.communicate("")
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+        super().close()
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One fault: how it is put in, and what must come of it."""
+
+    name: str
+    injection: str
+    """In words."""
+    inject: Callable[[Cell], int]
+    """Puts it in; gives the steady time at which it began, in ns."""
+    outcome: str
+    """`hold`: the safe action until it is healed; `serves`: the controller's commands go on; `silent`: no command at all."""
+    reasons: tuple[str, ...] = ()
+    """With which the first hold may be named."""
+    told: tuple[str, str] | None = None
+    """A node, and words that its diagnostics must show."""
+    heal: Callable[[Cell], None] = lambda cell: None
+    rearm: bool = False
+    """Commands pass again only after an explicit arm."""
+    periods: float = 2.0
+    """Control periods within which the safe action must come."""
+    quick: bool = False
+    """Short enough for the test suite."""
+    plant: str = "thread"
+    others: tuple[str, ...] = ()
+    """Nodes that it needs besides gate and controller."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one injection."""
+
+    scenario: Scenario
+    seconds: float | None
+    """To the safe action; None where none was due."""
+    violations: tuple[str, ...]
+    """What the invariant monitor, or the scenario's own outcome, found wrong."""
+
+
+WATCHED = 15
+"""Commands that are watched after the outcome: what was stopped must stay stopped, what served must go on."""
+
+
+def play(cell: Cell, scenario: Scenario, pause_s: float = 0.0) -> Result:
+    """Puts one fault into a healthy cell, watches, heals it, and leaves the cell healthy.
+
+    Args:
+        cell: of the scenario's plant and nodes.
+        scenario: the fault.
+        pause_s: before the injection, so that it meets every phase of the control period.
+    """
+    cell.wait_for_passing()
+    begin = len(cell.commands)
+    end = time.monotonic() + pause_s
+    cell.wait(lambda: time.monotonic() >= end, "the moment of the fault")
+    wrong: list[str] = []
+    began_ns = scenario.inject(cell)
+    seconds = None
+    if scenario.outcome == "hold":
+
+        def named() -> int:
+            return next((i for i, c in enumerate(cell.commands) if i >= begin and c.t_ns >= began_ns and c.held in scenario.reasons), 0)
+
+        first = cell.wait(named, f"hold for {' or '.join(scenario.reasons)} ({scenario.name})")
+        safe = next(c for c in cell.commands[begin:] if c.t_ns >= began_ns and c.held)  # on a busy machine perhaps for another reason first
+        seconds = 1e-9 * (safe.t_ns - began_ns)
+        cell.wait(lambda: len(cell.commands) >= first + WATCHED, "more commands")
+        wrong += [f"{c.source} passed during the fault" for c in cell.commands[first : first + WATCHED] if not c.held][:1]
+    elif scenario.outcome == "serves":
+        cell.wait_for_passing(WATCHED)
+    else:
+        last = cell.commands[-1].t_ns
+        silent_ns = int(0.5e9)
+        cell.wait(lambda: time.monotonic_ns() - max(last, cell.commands[-1].t_ns) > silent_ns, "silence")
+        seconds = max(0.0, 1e-9 * (cell.commands[-1].t_ns - began_ns))
+    if scenario.told is not None:
+        node, words = scenario.told
+        cell.fresh_health(node, lambda level, text, values: words in text or any(words in v for v in values.values()), f"{node}: {words}")
+    if scenario.outcome == "serves":
+        cell.wait_for_passing()
+    scenario.heal(cell)
+    if scenario.rearm:
+        since = len(cell.commands)
+        cell.wait(lambda: len(cell.commands) >= since + WATCHED, "commands after the healing")
+        wrong += [f"{c.source} passed without an arm" for c in cell.commands[since:] if not c.held][:1]
+        cell.arm()
+    cell.wait_for_passing()
+    wrong += [fault for c in cell.commands[begin:] for fault in c.faults]
+    return Result(scenario, seconds, tuple(dict.fromkeys(wrong)))

@@ -1,0 +1,108 @@
+"""The invariant monitor: a process of its own that holds every message on `command` against the contract.
+
+It shares nothing with the gate but the contract. Each command becomes a JSON line on its output: when it came (steady clock, in ns, one
+for all processes of a machine), from whom, and what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from wm_ros.contract import schema
+from wm_ros.contract.schema import Contract
+
+SLACK = 1e-9
+"""Of limits, for rounding."""
+
+
+@dataclass
+class Invariants:
+    """What must hold for the sequence of commands, whatever happens to everything else."""
+
+    contract: Contract
+    newest_sensor_ns: dict[str, int] = field(default_factory=dict)
+    """Topic → newest stamp."""
+    last: tuple[float, ...] | None = None
+
+    def sensor(self, topic: str, stamp_ns: int) -> None:
+        """A sensor message was seen; also a faulty one."""
+        self.newest_sensor_ns[topic] = max(stamp_ns, self.newest_sensor_ns.get(topic, 0))
+
+    def faults(self, source: str, names: list[str], values: list[float], stamp_ns: int) -> list[str]:
+        """What is wrong with a command; empty where nothing is."""
+        joints = self.contract.action.joints
+        if names != [j.name for j in joints] or len(values) != len(names):
+            return [f"joints {names} with {len(values)} values"]
+        if not all(math.isfinite(v) for v in values):
+            return [f"not finite: {values}"]
+        found = [f"{j.name} = {v} is outside [{j.low}, {j.high}]" for j, v in zip(joints, values, strict=True) if not _within(j, v)]
+        last, self.last = self.last, tuple(values)
+        if source.startswith("hold:"):
+            return found + [f"hold is {values}" for _ in [0] if self.contract.safety.hold == "zero" and any(values)]
+        if last is not None:
+            # The gate counts the time between its own sends; here two periods, its longest, stand for all.
+            reach = 2 * self.contract.control.period_s
+            found += [
+                f"{j.name} went from {old} to {new}: more than {j.rate_limit} {j.units}/s"
+                for j, old, new in zip(joints, last, values, strict=True)
+                if j.rate_limit is not None and abs(new - old) > j.rate_limit * reach + SLACK
+            ]
+        if self.newest_sensor_ns:
+            age_s = 1e-9 * (min(self.newest_sensor_ns.values()) - stamp_ns)
+            # One period more: the newest sample may overtake a command on its way here.
+            if age_s > self.contract.safety.max_plan_age_s + self.contract.control.period_s:
+                found.append(f"computed from an observation that is {age_s:.3f} s old")
+        return found
+
+
+def _within(joint: Any, value: float) -> bool:
+    return bool(joint.low - SLACK <= value <= joint.high + SLACK)
+
+
+def main(contract_file: str) -> None:
+    """Listens until its input ends."""
+    import threading
+    import time
+
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from sensor_msgs.msg import JointState
+
+    from wm_ros.contract.assembler import stamp_ns
+    from wm_ros.nodes.base import SENSOR_QOS
+    from wm_ros.nodes.messages import message_class
+
+    contract = schema.load(contract_file)
+    invariants = Invariants(contract)
+    rclpy.init(args=sys.argv)
+    node = rclpy.create_node("invariants")
+
+    def on_command(message: JointState) -> None:
+        now, source = time.monotonic_ns(), message.header.frame_id
+        values = list(getattr(message, contract.action.interface))
+        found = invariants.faults(source, list(message.name), values, stamp_ns(message.header.stamp))
+        print(json.dumps({"t": now, "source": source, "faults": found}), flush=True)
+
+    node.create_subscription(JointState, contract.action.topic, on_command, 100)
+    for channel in contract.observation:
+        node.create_subscription(
+            message_class(channel.type),
+            channel.topic,
+            lambda m, topic=channel.topic: invariants.sensor(topic, stamp_ns(m.header.stamp)),
+            SENSOR_QOS,
+        )
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    print(json.dumps({"ready": True}), flush=True)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while not ended.is_set():
+        executor.spin_once(0.1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

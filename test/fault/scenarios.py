@@ -1,0 +1,356 @@
+"""The table of faults: what is put in, what must come of it, and the name that the reason must bear."""
+
+from __future__ import annotations
+
+import math
+import resource
+import signal
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import tiny_controller
+from fault.harness import Cell, Scenario, SensorFault
+from sensor_msgs.msg import JointState
+
+from wm_ros.contract.assembler import stamp_ns
+from wm_ros.nodes.messages import time_message
+
+NO_NEWS = ("command_timeout", "stale_observation")
+"""Without observations there are no commands either: which of the two the gate sees first is chance."""
+
+
+# ---- sensors ---------------------------------------------------------------------------------------------------------
+
+
+def changed(change: Callable[[JointState], None]) -> SensorFault:
+    """Sends a changed copy."""
+
+    def fault(message: JointState) -> list[JointState]:
+        copy = deepcopy(message)
+        change(copy)
+        return [copy]
+
+    return fault
+
+
+def stalled() -> SensorFault:
+    """The first message, again and again."""
+    kept: list[JointState] = []
+
+    def fault(message: JointState) -> list[JointState]:
+        kept[1:] = []
+        kept.append(message)
+        return kept[:1]
+
+    return fault
+
+
+def position(value: float) -> SensorFault:
+    def change(message: JointState) -> None:
+        message.position[0] = value
+
+    return changed(change)
+
+
+def late(seconds: float) -> SensorFault:
+    def change(message: JointState) -> None:
+        message.header.stamp = time_message(stamp_ns(message.header.stamp) + round(1e9 * seconds))
+
+    return changed(change)
+
+
+def shortened(message: JointState) -> None:
+    message.velocity = message.velocity[:1]
+
+
+def one_joint(message: JointState) -> None:
+    message.name, message.position, message.velocity = message.name[:1], message.position[:1], message.velocity[:1]
+
+
+def permuted(message: JointState) -> None:
+    message.name, message.position, message.velocity = message.name[::-1], message.position[::-1], message.velocity[::-1]
+
+
+def mended(cell: Cell) -> None:
+    cell.fault = None
+
+
+def sensor(name: str, injection: str, fault: Callable[[], SensorFault], outcome: str = "hold") -> Scenario:
+    # A fault that begins with a message meets the last good command up to a period after that: three periods in all.
+    return Scenario(
+        name, injection, lambda cell: cell.break_sensor(fault()), outcome, NO_NEWS if outcome == "hold" else (), None, mended,
+        periods=3.0, quick=True,
+    )  # fmt: skip
+
+
+SENSORS = (
+    sensor("sensor_dropout", "sensor messages stop", lambda: lambda message: []),
+    sensor("sensor_stall", "the last sensor message again and again, stamp and all", stalled),
+    sensor("sensor_nan", "a position is NaN", lambda: position(math.nan)),
+    sensor("sensor_infinite", "a position is infinite", lambda: position(math.inf)),
+    sensor("sensor_wrong_length", "one velocity too few", lambda: changed(shortened)),
+    sensor("sensor_missing_joint", "a joint is missing", lambda: changed(one_joint)),
+    sensor("sensor_permuted", "joints in another order", lambda: changed(permuted), "serves"),
+    sensor("sensor_past", "stamps one second in the past", lambda: late(-1.0)),
+)
+
+
+def jump_ahead(cell: Cell) -> int:
+    cell.offset_ns += 1_000_000_000
+    return time.monotonic_ns()
+
+
+def clock(change: Callable[[int], Callable[[int], int]]) -> Callable[[Cell], int]:
+    def inject(cell: Cell) -> int:
+        cell.clock = change(time.time_ns())
+        return time.monotonic_ns()
+
+    return inject
+
+
+def clock_mended(cell: Cell) -> None:
+    cell.clock = lambda now: now
+
+
+TIME = (
+    Scenario("robot_clock_ahead", "the robot's clock jumps one second ahead", jump_ahead, "serves", quick=True),
+    Scenario("clock_paused", "/clock stands still", clock(lambda at: lambda now: at), "serves", heal=clock_mended, quick=True),
+    Scenario("clock_back", "/clock jumps 10 s back", clock(lambda at: lambda now: now - 10**10), "serves", heal=clock_mended, quick=True),
+    Scenario("clock_ahead", "/clock jumps an hour ahead", clock(lambda at: lambda now: now + 3600 * 10**9), "serves", heal=clock_mended),
+)
+
+
+# ---- processes -------------------------------------------------------------------------------------------------------
+
+
+def stop(name: str) -> Callable[[Cell], int]:
+    return lambda cell: cell.signal(name, signal.SIGSTOP)
+
+
+def go_on(name: str) -> Callable[[Cell], None]:
+    def heal(cell: Cell) -> None:
+        cell.signal(name, signal.SIGCONT)
+
+    return heal
+
+
+def kill(name: str) -> Callable[[Cell], int]:
+    return lambda cell: cell.signal(name, signal.SIGKILL)
+
+
+def again(name: str) -> Callable[[Cell], None]:
+    def heal(cell: Cell) -> None:
+        cell.start(name)
+
+    return heal
+
+
+def controller_again(cell: Cell) -> None:
+    # DDS remembers the killed publisher for about 20 s: until then the gate rightly sees two.
+    cell.start("mpc")
+    cell.swap()
+    cell.wait_for_passing()
+
+
+def stop_under_paused_clock(cell: Cell) -> int:
+    at = time.time_ns()
+    cell.clock = lambda now: at
+    return cell.signal("mpc", signal.SIGSTOP)
+
+
+def both_mended(cell: Cell) -> None:
+    clock_mended(cell)
+    cell.signal("mpc", signal.SIGCONT)
+
+
+def holds(cell: Cell) -> int:
+    """How often the simulated actuator has fallen back to hold by itself."""
+    return int(cell.fresh_health("sim", lambda *_: True, "the simulator's diagnostics")[2]["holds"])
+
+
+def kill_before_actuator(cell: Cell) -> int:
+    cell.noted = holds(cell)
+    return cell.signal("command_gate", signal.SIGKILL)
+
+
+def actuator_held(cell: Cell) -> None:
+    assert holds(cell) > cell.noted, "the actuator did not hold"
+    cell.start("command_gate")
+
+
+BESIDE = ("logger", "episode_manager", "visualizer")
+PROCESSES = (
+    Scenario("mpc_stopped", "SIGSTOP of mpc", stop("mpc"), "hold", ("command_timeout",), None, go_on("mpc"), quick=True),
+    Scenario(
+        "mpc_stopped_clock_paused", "SIGSTOP of mpc while /clock stands still", stop_under_paused_clock, "hold", ("command_timeout",),
+        heal=both_mended, quick=True,
+    ),
+    Scenario("mpc_killed", "kill -9 of mpc", kill("mpc"), "hold", ("command_timeout",), ("command_gate", "holding"), controller_again),
+    Scenario("gate_stopped", "SIGSTOP of command_gate", stop("command_gate"), "silent", heal=go_on("command_gate"), quick=True),
+    Scenario("gate_killed", "kill -9 of command_gate", kill("command_gate"), "silent", heal=again("command_gate"), rearm=True),
+    *(Scenario(f"{n}_stopped", f"SIGSTOP of {n}", stop(n), "serves", heal=go_on(n), others=BESIDE) for n in BESIDE),
+    *(Scenario(f"{n}_killed", f"kill -9 of {n}", kill(n), "serves", heal=again(n), others=BESIDE) for n in BESIDE),
+    Scenario("sim_stopped", "SIGSTOP of sim", stop("sim"), "hold", NO_NEWS, None, go_on("sim"), periods=3.0, plant="sim"),
+    Scenario("sim_killed", "kill -9 of sim", kill("sim"), "hold", NO_NEWS, None, again("sim"), periods=3.0, plant="sim"),
+    Scenario(
+        "gate_killed_sim", "kill -9 of command_gate, before the simulated actuator", kill_before_actuator, "silent",
+        heal=actuator_held, rearm=True, plant="sim",
+    ),
+)  # fmt: skip
+
+
+# ---- more than one, or a person ----------------------------------------------------------------------------------------
+
+
+def second_publisher() -> tuple[Callable[[Cell], int], Callable[[Cell], None]]:
+    made = []
+
+    def inject(cell: Cell) -> int:
+        made.append(cell.intruder())
+        return time.monotonic_ns()
+
+    def heal(cell: Cell) -> None:
+        cell.node.destroy_publisher(made.pop())
+
+    return inject, heal
+
+
+def second_stack(cell: Cell) -> int:
+    """The mistake takes effect when its controller has started, so that is when time begins."""
+    cell.start("mpc", "mpc_2")
+    cell.wait(lambda: cell.node.count_publishers("mpc/command") == 2, "the second controller")
+    return min(c.t_ns for c in cell.commands[-3:])
+
+
+def second_stack_ended(cell: Cell) -> None:
+    assert cell.processes.pop("mpc_2").stop() == 0
+
+
+def estop(cell: Cell) -> int:
+    return cell.press_estop(True)
+
+
+def estop_released(cell: Cell) -> None:
+    cell.press_estop(False)
+
+
+def disarm(cell: Cell) -> int:
+    now = time.monotonic_ns()
+    cell.arm(False)
+    return now
+
+
+_intrude, _leave = second_publisher()
+PEOPLE = (
+    Scenario(
+        "two_publishers", "a second publisher on mpc/command", _intrude, "hold", ("two_publishers",), None, _leave, periods=25.0, quick=True
+    ),
+    Scenario(
+        "two_stacks", "a second mpc in the same domain and namespace", second_stack, "hold", ("two_publishers",), None, second_stack_ended,
+        periods=25.0,
+    ),
+    Scenario("estop", "the e-stop is pressed, and released", estop, "hold", ("estop",), heal=estop_released, rearm=True, quick=True),
+    Scenario("disarmed", "somebody disarms", disarm, "hold", ("disarmed",), rearm=True, quick=True),
+)  # fmt: skip
+
+
+# ---- controllers -----------------------------------------------------------------------------------------------------
+
+
+def announced(make: Callable[[Cell], Path]) -> Callable[[Cell], int]:
+    return lambda cell: cell.announce(make(cell), 99)
+
+
+def corrupt(cell: Cell) -> Path:
+    path = cell.controller_file()
+    data = bytearray(path.read_bytes())
+    data[10:60] = bytes(50)
+    path.write_bytes(data)
+    return path
+
+
+def truncated(cell: Cell) -> Path:
+    path = cell.controller_file()
+    path.write_bytes(path.read_bytes()[:200])
+    return path
+
+
+def foreign(cell: Cell) -> Path:
+    return tiny_controller.constant(cell.folder / "foreign.onnx")  # for the contract without a rate limit
+
+
+def elsewhere(cell: Cell) -> Path:
+    outside = cell.folder.parent / f"{cell.folder.name}_elsewhere.onnx"
+    return tiny_controller.constant(outside, for_contract=cell.contract)
+
+
+def not_finite(cell: Cell) -> int:
+    path = cell.controller_file(action=math.nan)
+    return served(cell, path)
+
+
+def slow(cell: Cell) -> int:
+    return served(cell, tiny_controller.slow(cell.folder / "slow.onnx", rounds=1500, for_contract=cell.contract))
+
+
+def served(cell: Cell, path: Path) -> int:
+    """Time begins when it serves."""
+    count = len(cell.serving)
+    cell.announce(path, 99)
+    cell.wait(lambda: len(cell.serving) > count, "the bad controller to serve")
+    return cell.commands[-1].t_ns
+
+
+def replaced(cell: Cell) -> None:
+    cell.swap()
+
+
+def hundred_swaps(cell: Cell) -> int:
+    now = time.monotonic_ns()
+    for i in range(100):
+        cell.swap(force=-4.0 if i % 2 else 4.0)
+    return now
+
+
+def bad_file(name: str, injection: str, make: Callable[[Cell], Path], words: str, quick: bool = False) -> Scenario:
+    return Scenario(name, injection, announced(make), "serves", (), ("mpc", words), replaced, quick=quick)
+
+
+CONTROLLERS = (
+    bad_file("controller_corrupt", "a corrupt controller is announced", corrupt, "corrupt", True),
+    bad_file("controller_truncated", "a truncated controller is announced", truncated, "onnx"),
+    bad_file("controller_foreign", "a controller of another contract is announced", foreign, "another contract"),
+    bad_file("controller_elsewhere", "a controller outside the model folder is announced", elsewhere, "lies outside"),
+    Scenario(
+        "controller_nan", "a controller that answers NaN serves", not_finite, "hold", ("command_timeout",), ("mpc", "not finite"), replaced,
+        periods=3.0,
+    ),
+    Scenario(
+        "controller_slow", "a controller that takes many periods serves", slow, "hold", ("command_timeout", "stale_plan"), None, replaced,
+        periods=3.0,
+    ),
+    Scenario("hundred_swaps", "a hundred controllers one after the other, while moving", hundred_swaps, "serves"),
+)  # fmt: skip
+
+
+# ---- disk ------------------------------------------------------------------------------------------------------------
+
+
+def disk_full(cell: Cell) -> int:
+    """Files of the logger may not grow any more, which it sees as it would see a full disk."""
+    cell.trigger("logger/start")
+    pid = cell.processes["logger"].process.pid
+    now = time.monotonic_ns()
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    return now
+
+
+def disk_mended(cell: Cell) -> None:
+    resource.prlimit(cell.processes["logger"].process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+DISK = (Scenario("disk_full", "the disk is full while recording", disk_full, "serves", (), ("logger", "File too large"), disk_mended, others=BESIDE),)
+
+SCENARIOS = (*SENSORS, *TIME, *PROCESSES, *PEOPLE, *CONTROLLERS, *DISK)
