@@ -351,6 +351,10 @@ def disk_mended(cell: Cell) -> None:
     resource.prlimit(cell.processes["logger"].process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-DISK = (Scenario("disk_full", "the disk is full while recording", disk_full, "serves", (), ("logger", "File too large"), disk_mended, others=BESIDE),)
+DISK = (
+    Scenario(
+        "disk_full", "the disk is full while recording", disk_full, "serves", (), ("logger", "File too large"), disk_mended, others=BESIDE
+    ),
+)
 
 SCENARIOS = (*SENSORS, *TIME, *PROCESSES, *PEOPLE, *CONTROLLERS, *DISK)
