@@ -269,7 +269,7 @@ def bench(options: Options) -> Results:
         if (not options.tasks or entry.task in options.tasks) and (not options.planners or entry.planner in options.planners)
         for seed in options.seeds
     ]
-    results = Results(options.out, "wm-ros bench perfect", options.threads, _machine())
+    results = Results(options.out, "wm-ros bench perfect", options.threads, machine())
     digests = {entry: entry.digest(_ticks(entry, options), options.threads) for entry, _ in wanted}
     keys = [(entry.task, entry.planner, seed, digests[entry]) for entry, seed in wanted]
     missing = [(entry, seed) for (entry, seed), key in zip(wanted, keys, strict=True) if not results.has(key)]
@@ -292,7 +292,8 @@ def _ticks(entry: Entry, options: Options) -> int:
     return schema.load(entry.task).episode_ticks if options.ticks is None else options.ticks
 
 
-def _machine() -> str:
+def machine() -> str:
+    """How many processors of which kind."""
     model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
     return f"{len(os.sched_getaffinity(0))} x {model}"
 

@@ -18,6 +18,7 @@ from wm_ros.contract.errors import UserError
 
 BENCHMARKS: dict[str, str] = {
     "bags": "benchmarks.bags:run",
+    "equal_return": "benchmarks.equal_return:run",
     "loop": "benchmarks.loop:run",
     "perfect": "benchmarks.perfect:run",
     "planning": "benchmarks.planning:run",
