@@ -191,7 +191,7 @@ def _write(found: dict[str, dict[str, list[Point]]], options: Options) -> None:
         "`wm-ros bench equal_return`\n",
         "Every planner plans on the true simulator (see [planners with perfect dynamics](perfect_dynamics.md) for the settings), with "
         f"{', '.join(f'{f:g}' for f in options.factors)} times its budget there. The table says what each needs for "
-        f"{100 * SHARE:.0f} % of the best return that any planner came to: milliseconds and model steps per plan. The reference is the work "
+        f"{100 * SHARE:.0f} % of the best return of any planner: milliseconds and model steps per plan. The reference is the work "
         f"of mbrl-lib's PETS, {PETS_STEPS:,} model steps per action, at the rate that the fastest planner has here. Seeds "
         f"{', '.join(map(str, options.seeds))}, {options.threads} threads, {machine()}; "
         + ", ".join(f"{name} {version}" for name, version in versions().items() if name in ("python", "wm_ros", "mujoco", "torch"))
