@@ -94,9 +94,9 @@ def _read(bag: Bag, contract: Contract, namespace: str, spans_of: Callable[[Reco
     spans = spans_of(Recording(times, command_times, first.states, first.provenance, tolerance))
     period = contract.control.period_ns
     ticks = _Ticks(np.array([s.start_ns for s in spans], np.int64), np.array([s.end_ns for s in spans], np.int64), period)
-    sieves = {c.name: _Sieve(ticks, c.align, tolerance[c.name], round(c.max_age_s * _NS)) for c in contract.observation}
+    sieves = {c.name: _Sieve(len(c.features), ticks, c.align, tolerance[c.name], round(c.max_age_s * _NS)) for c in contract.observation}
     held = max(round(contract.safety.command_timeout_s * _NS), period)
-    sieves["action"] = _Sieve(ticks, "hold", (period - 1) // 2, held)
+    sieves["action"] = _Sieve(contract.action_size, ticks, "hold", (period - 1) // 2, held)
 
     def take(name: str, decoder: ColumnDecoder) -> None:
         # Of pictures only the places are kept, of all: a damaged one is replaced by the one before it.
@@ -110,7 +110,7 @@ def _read(bag: Bag, contract: Contract, namespace: str, spans_of: Callable[[Reco
         if name in contract.images:
             columns[name] = on_robot_time(name, rest)
             continue
-        columns[name] = replace(sieves[name].columns(rest.raw.shape[1]), refused=rest.refused, example=rest.example)
+        columns[name] = replace(sieves[name].columns(), refused=rest.refused, example=rest.example)
     command = columns.pop("action")
     return Recording(columns, command, second.states, second.provenance, tolerance)
 
@@ -192,10 +192,30 @@ class _Ticks:
     period: int
 
 
+class _Rows:
+    """Messages in arrays that grow in place: joining many pieces at the end would take them twice."""
+
+    def __init__(self, features: int) -> None:
+        self._raw, self._stamp, self._received = np.empty((0, features)), np.empty(0, np.int64), np.empty(0, np.int64)
+        self._count = 0
+
+    def add(self, raw: NDArray[np.float64], stamp: NDArray[np.int64], received: NDArray[np.int64]) -> None:
+        end = self._count + len(stamp)
+        for values, new in ((self._raw, raw), (self._stamp, stamp), (self._received, received)):
+            if end > len(values):
+                values.resize((end + end // 8 + 1024, *values.shape[1:]), refcheck=False)
+            values[self._count : end] = new
+        self._count = end
+
+    def columns(self) -> ChannelColumns:
+        here = slice(self._count)
+        return ChannelColumns(self._raw[here], self._stamp[here], self._received[here], {})
+
+
 class _Sieve:
     """Keeps a channel's messages that some tick's sample is made of, and what marks the ends of a life or a stretch."""
 
-    def __init__(self, ticks: _Ticks, policy: Policy, tolerance_ns: int, margin_ns: int) -> None:
+    def __init__(self, features: int, ticks: _Ticks, policy: Policy, tolerance_ns: int, margin_ns: int) -> None:
         self._ticks = ticks
         self._hold = policy == "hold"
         self._tolerance = tolerance_ns
@@ -205,7 +225,7 @@ class _Sieve:
         """The newest message: whether it is kept depends on the next one."""
         self._before: int | None = None
         """Stamp of the one before it in its life."""
-        self._pieces: list[tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]] = []
+        self._kept = _Rows(features)
 
     def add(self, columns: ChannelColumns) -> None:
         for begins, rows in self._rising.split(columns):
@@ -217,8 +237,7 @@ class _Sieve:
             if self._waiting is not None:
                 raw, stamp, received = (np.concatenate(pair) for pair in zip(self._waiting, (raw, stamp, received), strict=True))
             keep = np.flatnonzero(self._wanted(stamp))
-            if len(keep):
-                self._pieces.append((raw[keep], stamp[keep], received[keep]))
+            self._kept.add(raw[keep], stamp[keep], received[keep])
             if len(stamp) > 1:
                 self._before = int(stamp[-2])
             # Copies: a view would keep the whole block.
@@ -226,20 +245,13 @@ class _Sieve:
 
     def _end(self) -> None:
         if self._waiting is not None:
-            self._pieces.append(self._waiting)
+            self._kept.add(*self._waiting)
         self._waiting, self._before = None, None
 
-    def columns(self, features: int) -> ChannelColumns:
-        """What was kept; nothing of it is left here."""
+    def columns(self) -> ChannelColumns:
+        """What was kept."""
         self._end()
-        count = sum(len(p[1]) for p in self._pieces)
-        raw, stamp, received = np.empty((count, features)), np.empty(count, np.int64), np.empty(count, np.int64)
-        while self._pieces:
-            last = self._pieces.pop()
-            here = slice(count - len(last[1]), count)
-            raw[here], stamp[here], received[here] = last
-            count = here.start
-        return ChannelColumns(raw, stamp, received, {})
+        return self._kept.columns()
 
     def _wanted(self, stamp: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the messages [N] but the last are wanted: [N-1]."""
