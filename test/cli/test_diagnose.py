@@ -132,7 +132,7 @@ def test_what_is_wrong_is_said_with_its_remedy(
 
 def test_damaged_files_are_named(room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def broken(name: str, content: bytes | None) -> str:
-        copy = tmp_path / name.partition(".")[0]
+        copy = tmp_path / str(len(list(tmp_path.iterdir())))
         shutil.copytree(room / "run", copy, ignore=shutil.ignore_patterns("tensorboard", "diagnosis"))
         if content is None:
             (copy / name).unlink()
@@ -143,6 +143,8 @@ def test_damaged_files_are_named(room: Path, tmp_path: Path, capsys: pytest.Capt
 
     assert "model.safetensors: cannot be read" in broken("model.safetensors", b"damaged")
     assert "metrics.json: not readable as JSON" in broken("metrics.json", b"{")
+    assert "of a training without a world model" in broken("metrics.json", b'{"config": {"sac": {}}}')
+    assert "metrics.json: not of this version" in broken("metrics.json", b'{"config": {"pets": {"strid": 1}}, "elites": [0]}')
     assert "controller.onnx: no such file: the model's contract stands in it" in broken("controller.onnx", None)
 
 

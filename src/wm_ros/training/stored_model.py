@@ -86,8 +86,11 @@ def _from_checkpoint(path: Path) -> StoredModel:
 
 def _from_version(folder: Path) -> StoredModel:
     metrics = _metrics(folder / METRICS)
+    config = metrics.get("config")
+    if not isinstance(config, dict) or "pets" not in config:
+        raise UserError(f"{folder / METRICS}: of a training without a world model: give the run of an agent that has one, such as pets")
     try:
-        agent = TypeAdapter(AgentConfig).validate_python(metrics["config"])
+        agent = TypeAdapter(AgentConfig).validate_python(config)
         elites = [int(i) for i in metrics["elites"]]
     except (ValidationError, KeyError, TypeError, ValueError) as error:
         why = str(error).splitlines()[0]
