@@ -104,5 +104,5 @@ def test_at_a_fork_a_mixture_imagines_what_can_happen_and_one_gaussian_cannot(fa
     assert (share > 0.95) if right else (share < 0.2), f"{share:.2f} of the imagined futures can happen"
     if right:
         assert 0.4 < float((side > 0).float().mean()) < 0.6, "both sides are imagined, about equally often"
-        calm = float(model.predict(observation, actions, None)[..., 0].abs().mean())
+        calm = float(model.predict(observation, actions, None).detach()[..., 0].abs().mean())
         assert calm > 0.8, "without noise it follows one of the two, and not the ridge between them"
