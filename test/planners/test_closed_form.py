@@ -14,7 +14,9 @@ from torch import Tensor
 
 from wm_ros.planners.cem import CEMConfig
 from wm_ros.planners.choice import make
+from wm_ros.planners.gradient import GradientConfig
 from wm_ros.planners.icem import ICEMConfig
+from wm_ros.planners.ilqr import ILQRConfig
 from wm_ros.planners.mppi import MPPIConfig
 from wm_ros.planners.plan import Plan
 from wm_ros.planners.planner import PlannerConfig
@@ -25,6 +27,8 @@ PLANNERS: dict[str, PlannerConfig] = {
     "cem": CEMConfig(horizon=4, candidates=300, iterations=12, elites=30),
     "icem": ICEMConfig(horizon=4, candidates=300, iterations=12, elites=30, noise_exponent=0.0),
     "mppi": MPPIConfig(horizon=4, candidates=2000, iterations=40, temperature=0.02, noise_exponent=0.0, std=0.25),
+    "gradient": GradientConfig(horizon=4, starts=2, iterations=200, learning_rate=0.05),
+    "ilqr": ILQRConfig(horizon=4, iterations=8, draws=0),
 }
 WIDE, NARROW = 4.0, 0.4
 

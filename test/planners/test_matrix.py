@@ -24,7 +24,9 @@ from wm_ros.models.family import ModelConfig
 from wm_ros.models.simulator import SimulatorModel
 from wm_ros.planners.cem import CEMConfig
 from wm_ros.planners.choice import CONFIGS, make
+from wm_ros.planners.gradient import GradientConfig
 from wm_ros.planners.icem import ICEMConfig
+from wm_ros.planners.ilqr import ILQRConfig
 from wm_ros.planners.mppi import MPPIConfig
 from wm_ros.planners.planner import PlannerConfig
 from wm_ros.planners.random_shooting import RandomShootingConfig
@@ -42,6 +44,8 @@ PLANNERS: dict[str, PlannerConfig] = {
     "cem": CEMConfig(horizon=2, candidates=8, iterations=2, elites=3),
     "icem": ICEMConfig(horizon=2, candidates=8, iterations=2, elites=3, kept=2),
     "mppi": MPPIConfig(horizon=2, candidates=8, iterations=2, shown=3, control_cost=0.1, aggregate="worst", pessimism=0.1),
+    "gradient": GradientConfig(horizon=2, starts=3, iterations=2),
+    "ilqr": ILQRConfig(horizon=2, draws=4, iterations=2, step_sizes=3),
 }
 NOT_IN_A_GRAPH = {"simulator"}
 """Families that no ONNX graph can hold."""
@@ -65,7 +69,7 @@ class Planning(Controller):
         super().__init__()
         self.model = family_model(family)
         self.planner = make(PLANNERS[planner], LOW, HIGH)
-        self.config = {}
+        self.config, self.differentiates = {}, self.planner.differentiates
         self.carry = self.planner.carry_shapes()
         self.noise = {name: NoiseSpec(shape) for name, shape in self.planner.noise_shapes(self.model).items()}
 

@@ -23,6 +23,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "cem": {"candidates": 16, "iterations": 4, "elites": 4},
     "icem": {"candidates": 16, "iterations": 4, "elites": 4},
     "mppi": {"candidates": 16, "iterations": 4},
+    "gradient": {"starts": 6, "iterations": 4},
+    "ilqr": {"draws": 8, "iterations": 4},
 }
 
 
@@ -62,7 +64,7 @@ def test_a_deadline_ends_it_between_iterations_with_the_best_so_far(kind: str) -
     assert float(early.iterations) == 2 and asked == 2 and float(late.iterations) == 4
     shorter = make(small(kind, iterations=2), torch.tensor([-2.0]), torch.tensor([3.0]))
     carry, noise = inputs(planner, Linear())
-    expected = shorter(Linear(), START, carry, {name: n[:2] for name, n in noise.items()})
+    expected = shorter(Linear(), START, carry, {name: n[:shape[0]] for (name, shape), n in zip(shorter.noise_shapes(Linear()).items(), noise.values(), strict=True)})
     assert torch.equal(early.actions, expected.actions) and torch.equal(early.returns, expected.returns)
     assert float(run(planner, Linear(), stop=lambda: True).iterations) == 1
 
@@ -82,7 +84,7 @@ def test_it_goes_on_where_the_last_plan_ended(kind: str) -> None:
         carry = plan.carry
         warm, cold = warm + float(plan.value), cold + float(planner(world, START, empty, noise).value)
         assert all(bool((c.abs() <= 1).all()) for c in carry.values())
-    assert warm > 0.8 * cold
+    assert warm >= 0.8 * cold - 1e-6
 
 
 @pytest.mark.parametrize("kind", SMALL)

@@ -33,6 +33,8 @@ class Controller(nn.Module):
     noise: dict[str, NoiseSpec]
     plan_period_s: float | None = None
     """Time between the rows of a plan."""
+    differentiates: bool = False
+    """Whether it takes gradients inside (`torch.func`): its graph is then traced through them, which takes longer."""
 
     def forward(self, observation: Tensor, carry: dict[str, Tensor], noise: dict[str, Tensor]) -> dict[str, Any]:
         raise NotImplementedError

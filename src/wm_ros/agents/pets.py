@@ -73,6 +73,7 @@ class PetsController(Controller):
             torch.tensor([j.low for j in contract.action.joints]),
             torch.tensor([j.high for j in contract.action.joints]),
         )
+        self.differentiates = self.planner.differentiates
         self.carry = self.planner.carry_shapes()
         self.noise = {name: NoiseSpec(shape) for name, shape in self.planner.noise_shapes(self.model).items()}
         self.plan_period_s = config.stride * contract.control.period_s

@@ -17,6 +17,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import wm_ros
 from wm_ros.agents.controller import Controller
@@ -81,8 +82,9 @@ def export(controller: Controller, contract: Contract) -> onnx.ModelProto:
     with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx"), open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
         warnings.simplefilter("ignore")
         module(*arguments)  # fills in module.outputs
+        traced = _without_gradients(module, arguments) if controller.differentiates else module
         program = torch.onnx.export(
-            module, arguments, dynamo=True, input_names=names, output_names=module.outputs, optimize=True, verbose=False
+            traced, arguments, dynamo=True, input_names=names, output_names=module.outputs, optimize=True, verbose=False
         )
     assert program is not None
     model: onnx.ModelProto = program.model_proto
@@ -158,6 +160,14 @@ def _key(controller: Controller, contract: Contract) -> str:
         for source in sorted((root / room).glob("*.py")):
             digest.update(source.read_bytes())
     return digest.hexdigest()
+
+
+def _without_gradients(module: nn.Module, arguments: tuple[Tensor, ...]) -> nn.Module:
+    """The module as plain operations, those of its backward passes included: `torch.export` cannot see through `torch.func.grad`."""
+    traced = make_fx(module)(*arguments)
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+    return traced
 
 
 def _drop_debug_text(model: onnx.ModelProto) -> None:

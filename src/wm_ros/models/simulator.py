@@ -56,6 +56,8 @@ class SimulatorModel:
     """
 
     members = 1
+    differentiable = False
+    """Planners that want derivatives take differences."""
 
     def __init__(self, contract: Contract, stride: int = 1, threads: int | None = None, beside: Path | None = None) -> None:
         """Loads the contract's MJCF.

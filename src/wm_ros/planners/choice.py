@@ -8,7 +8,9 @@ from pydantic import Discriminator, Tag
 from torch import Tensor
 
 from wm_ros.planners.cem import CEM, CEMConfig
+from wm_ros.planners.gradient import Gradient, GradientConfig
 from wm_ros.planners.icem import ICEM, ICEMConfig
+from wm_ros.planners.ilqr import ILQR, ILQRConfig
 from wm_ros.planners.mppi import MPPI, MPPIConfig
 from wm_ros.planners.planner import Planner, PlannerConfig, Policy
 from wm_ros.planners.random_shooting import RandomShooting, RandomShootingConfig
@@ -22,6 +24,8 @@ CONFIGS: dict[str, type[PlannerConfig]] = {
     "cem": CEMConfig,
     "icem": ICEMConfig,
     "mppi": MPPIConfig,
+    "gradient": GradientConfig,
+    "ilqr": ILQRConfig,
 }
 
 
@@ -34,7 +38,9 @@ PlannerChoice = Annotated[
     Annotated[RandomShootingConfig, Tag("random_shooting")]
     | Annotated[CEMConfig, Tag("cem")]
     | Annotated[ICEMConfig, Tag("icem")]
-    | Annotated[MPPIConfig, Tag("mppi")],
+    | Annotated[MPPIConfig, Tag("mppi")]
+    | Annotated[GradientConfig, Tag("gradient")]
+    | Annotated[ILQRConfig, Tag("ilqr")],
     Discriminator(kind_of),
 ]
 """Settings of any planner, told apart by `kind`."""
@@ -47,5 +53,7 @@ def make(config: PlannerConfig, low: Tensor, high: Tensor, value: Value | None =
         CEMConfig: CEM,
         ICEMConfig: ICEM,
         MPPIConfig: MPPI,
+        GradientConfig: Gradient,
+        ILQRConfig: ILQR,
     }
     return planners[type(config)](config, low, high, value, policy)

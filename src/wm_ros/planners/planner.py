@@ -51,6 +51,9 @@ class Planner(nn.Module, Generic[Config]):
     Everything that is carried from one tick to the next starts at zero, the middle of the limits.
     """
 
+    differentiates = False
+    """Whether a plan takes gradients with `torch.func`."""
+
     def __init__(self, config: Config, low: Tensor, high: Tensor, value: scoring.Value | None = None, policy: Policy | None = None) -> None:
         """A planner of one task.
 
