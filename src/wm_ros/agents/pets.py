@@ -16,6 +16,7 @@ from wm_ros.models.ensemble import EnsembleConfig
 from wm_ros.models.family import ModelConfig
 from wm_ros.planners.choice import PlannerChoice, make
 from wm_ros.planners.icem import ICEMConfig
+from wm_ros.planners.mcts import MCTSConfig
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class PetsConfig:
     def __post_init__(self) -> None:
         if self.stride < 1:
             raise ValueError(f"stride {self.stride} must be at least 1")
+        if isinstance(self.planner, MCTSConfig):
+            raise ValueError("planner.kind: a tree (mcts) fits into no ONNX graph, which is how this agent ships: choose another planner")
         if self.sample and (self.model.family == "deterministic" or self.propagation == "mean"):
             raise ValueError("sample: neither a deterministic model nor particles that follow the mean can be drawn: set it to false")
 

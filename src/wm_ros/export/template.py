@@ -79,13 +79,17 @@ def export(controller: Controller, contract: Contract) -> onnx.ModelProto:
         *(_PREFIX + n for n in weights),
     ]
     module = _Positional(controller, list(weights)).eval()
-    with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx"), open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
-        warnings.simplefilter("ignore")
+    with torch.no_grad():
         module(*arguments)  # fills in module.outputs
         traced = _without_gradients(module, arguments) if controller.differentiates else module
-        program = torch.onnx.export(
-            traced, arguments, dynamo=True, input_names=names, output_names=module.outputs, optimize=True, verbose=False
-        )
+    return graph_of(traced, arguments, names, module.outputs)
+
+
+def graph_of(module: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+    """The graph of any module, with nothing of the exporting machine in it."""
+    with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx"), open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(module, arguments, dynamo=True, input_names=inputs, output_names=outputs, optimize=True, verbose=False)
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     _drop_debug_text(model)

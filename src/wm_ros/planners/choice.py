@@ -11,6 +11,7 @@ from wm_ros.planners.cem import CEM, CEMConfig
 from wm_ros.planners.gradient import Gradient, GradientConfig
 from wm_ros.planners.icem import ICEM, ICEMConfig
 from wm_ros.planners.ilqr import ILQR, ILQRConfig
+from wm_ros.planners.mcts import MCTS, MCTSConfig
 from wm_ros.planners.mppi import MPPI, MPPIConfig
 from wm_ros.planners.planner import Planner, PlannerConfig, Policy
 from wm_ros.planners.random_shooting import RandomShooting, RandomShootingConfig
@@ -26,6 +27,7 @@ CONFIGS: dict[str, type[PlannerConfig]] = {
     "mppi": MPPIConfig,
     "gradient": GradientConfig,
     "ilqr": ILQRConfig,
+    "mcts": MCTSConfig,
 }
 
 
@@ -40,7 +42,8 @@ PlannerChoice = Annotated[
     | Annotated[ICEMConfig, Tag("icem")]
     | Annotated[MPPIConfig, Tag("mppi")]
     | Annotated[GradientConfig, Tag("gradient")]
-    | Annotated[ILQRConfig, Tag("ilqr")],
+    | Annotated[ILQRConfig, Tag("ilqr")]
+    | Annotated[MCTSConfig, Tag("mcts")],
     Discriminator(kind_of),
 ]
 """Settings of any planner, told apart by `kind`."""
@@ -55,5 +58,6 @@ def make(config: PlannerConfig, low: Tensor, high: Tensor, value: Value | None =
         MPPIConfig: MPPI,
         GradientConfig: Gradient,
         ILQRConfig: ILQR,
+        MCTSConfig: MCTS,
     }
     return planners[type(config)](config, low, high, value, policy)

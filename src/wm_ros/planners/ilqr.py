@@ -114,10 +114,11 @@ class ILQR(Planner[ILQRConfig]):
         start = sequences.index_select(0, returns.argmax(dim=0, keepdim=True))[0]
         course = self._start(model, observation, start)
         regularization = torch.full_like(course.returned, c.regularization)
+        sizes: Tensor = self.step_sizes  # type: ignore[assignment]
         done = 0
         for i in range(c.iterations):
             tried = (regularization * self.ladder).clamp(_LEAST, _MOST)
-            following, place = self._forward_pass(model, course, self._backward_pass(model, course, tried))
+            following, place = self._forward_pass(model, course, self._backward_pass(model, course, tried), sizes)
             # False for NaN: a course that diverges is never taken, and one that does not get better raises the regularization.
             better = following.returned > course.returned
             regularization = torch.where(better, tried.index_select(0, place)[0], 10.0 * tried[-1]).clamp(_LEAST, _MOST)
@@ -140,7 +141,7 @@ class ILQR(Planner[ILQRConfig]):
         """The course under `actions [H, A]`."""
         still = Gains(torch.zeros_like(actions).unsqueeze(1), actions.new_zeros(*actions.shape, observation.shape[0]).unsqueeze(1))
         nowhere = Course(observation.expand(len(actions) + 1, -1), actions, actions.new_ones(len(actions) + 1), actions.new_zeros(()))
-        return self._forward_pass(model, nowhere, still, self.step_sizes[:1])[0]
+        return self._forward_pass(model, nowhere, still, actions.new_ones(1))[0]
 
     def _derivatives(self, model: WorldModel, course: Course) -> Derivatives:
         """Of every step of the course."""
@@ -153,7 +154,7 @@ class ILQR(Planner[ILQRConfig]):
         return by_autodiff(step, z) if differentiable(model) else by_differences(step, z, self.config.difference)
 
     def _backward_pass(self, model: WorldModel, course: Course, regularization: Tensor) -> Gains:
-        """Equations 5 to 11 of the paper and its section III-C, for regularizations `[L]` side by side; cost is reward with its sign turned."""
+        """Equations 5 to 11 of the paper and its section III-C, for regularizations `[L]` side by side; cost is minus reward."""
         horizon, joints = course.actions.shape
         count, size = regularization.shape[0], course.states.shape[1]
         local = self._derivatives(model, course)
@@ -186,11 +187,8 @@ class ILQR(Planner[ILQRConfig]):
             v_xx = torch.matmul(torch.matmul(toward.transpose(1, 2), q_zz), toward)
         return Gains(torch.stack(k[::-1]), torch.stack(feedback[::-1]))
 
-    def _forward_pass(
-        self, model: WorldModel, course: Course, gains: Gains, step_sizes: Tensor | None = None
-    ) -> tuple[Course, Tensor]:
-        """The best course (equation 12) over all gains and step sizes, and the place `[1]` of its gains."""
-        sizes = self.step_sizes if step_sizes is None else step_sizes
+    def _forward_pass(self, model: WorldModel, course: Course, gains: Gains, sizes: Tensor) -> tuple[Course, Tensor]:
+        """The best course (equation 12) over all gains and step `sizes [J]`, and the place `[1]` of its gains."""
         size = course.states.shape[1]
         count, tries = gains.open.shape[1], sizes.shape[0]
         state = course.states[0].expand(count * tries, size)
