@@ -130,6 +130,7 @@ class Counting:
     """A world model that counts what is asked of it."""
 
     members = 1
+    differentiable = False
 
     def __init__(self, model: SimulatorModel) -> None:
         self.model, self.stride, self.steps, self.seconds = model, model.stride, 0, 0.0
