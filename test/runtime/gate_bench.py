@@ -43,9 +43,9 @@ def joint_state(stamp_ns: int, **positions: float) -> Any:
 class Bench:
     """Turns the clock, feeds the gate, keeps what it sends."""
 
-    def __init__(self, contract: Contract, lockstep: bool = False) -> None:
+    def __init__(self, contract: Contract, lockstep: bool = False, blend_s: float = 0.0) -> None:
         self.contract = contract
-        self.gate = Gate(contract, lockstep, lockstep_timeout_s=5.0)
+        self.gate = Gate(contract, lockstep, lockstep_timeout_s=5.0, blend_s=blend_s)
         self.now = 10**12
         self.stamp = 10**9
         self.positions = {str(f.joint): 0.0 for c in contract.observation for f in c.features}
@@ -92,21 +92,21 @@ class Bench:
     def disarm(self) -> Outgoing | None:
         return self._keep(self.gate.disarm(self.now))
 
-    def run(self, periods: int, *values: float) -> None:
+    def run(self, periods: int, *values: float, source: Source = "mpc") -> None:
         """The robot at work: an observation and a command each control period."""
         for _ in range(periods):
             self.wait(self.contract.control.period_s * 1e3)
             self.observe()
-            self.command(*values)
+            self.command(*values, source=source)
 
     @property
     def last(self) -> Outgoing:
         return self.sent[-1]
 
 
-def working(contract: Contract | None = None, lockstep: bool = False) -> Bench:
+def working(contract: Contract | None = None, lockstep: bool = False, blend_s: float = 0.0) -> Bench:
     """An armed gate that has just passed a command on."""
-    bench = Bench(contract or cartpole(), lockstep)
+    bench = Bench(contract or cartpole(), lockstep, blend_s)
     assert bench.gate.arm() == ""
     bench.run(3, *[0.1] * bench.contract.action_size)
     assert bench.last.reason == ""

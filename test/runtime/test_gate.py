@@ -606,3 +606,90 @@ def test_the_first_command_after_start_is_limited_from_where_the_robot_is() -> N
     bench.observe(elbow=0.3, wrist=-0.6)
     bench.command(1.0, 1.0)
     assert np.allclose(bench.last.values, [-0.6 + 2.0 * 0.01, 0.3 + 2.0 * 0.01])
+
+
+# ---- bumpless transfer -----------------------------------------------------------------------------------------------
+
+
+def passed(bench: Bench) -> list[float]:
+    """First joint of every command that was passed on, rounded."""
+    return [round(float(o.values[0]), 9) for o in bench.sent if not o.reason]
+
+
+@pytest.mark.parametrize("lockstep", [False, True])
+def test_nothing_is_blended_where_nothing_switches_nor_at_the_start(lockstep: bool) -> None:
+    bench, plain = Bench(cartpole(), lockstep, blend_s=0.1), Bench(cartpole(), lockstep)
+    for each in (bench, plain):
+        for _ in range(2):  # the second time after a disarm, as between two episodes
+            assert each.gate.arm() == ""
+            for force in (8.0, -8.0, 3.3):
+                each.run(3, force)
+            each.disarm()
+            each.run(3, 5.0)
+    assert [(o.values.tobytes(), o.stamp_ns, o.controller) for o in bench.sent] == [
+        (o.values.tobytes(), o.stamp_ns, o.controller) for o in plain.sent
+    ]
+    assert bench.gate.interventions["blended"] == 0 and len(passed(bench)) == 18
+
+
+def test_after_a_hold_that_interrupted_the_command_comes_back_step_by_step() -> None:
+    bench = working(blend_s=0.1)
+    bench.wait(60)
+    assert bench.last.reason == "command_timeout" and bench.last.values.tolist() == [0.0]
+    bench.sent.clear()
+    bench.run(7, 5.0)
+    assert passed(bench) == [1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 5.0]
+    assert bench.gate.interventions["blended"] == 1
+
+
+def test_between_two_sources_the_command_moves_from_the_ones_last_to_the_others() -> None:
+    bench = working(blend_s=0.1)
+    bench.run(1, -5.0)
+    bench.gate.select("policy")
+    bench.sent.clear()
+    bench.run(6, 5.0, source="policy")
+    assert passed(bench) == [-3.0, -1.0, 1.0, 3.0, 5.0, 5.0]
+
+
+def test_hold_is_never_blended_also_in_the_middle_of_a_transfer() -> None:
+    bench = working(blend_s=1.0)
+    bench.run(5, 9.0)
+    bench.wait(60)
+    bench.run(5, 9.0)
+    assert 0 < bench.last.values[0] < 9
+    stop = bench.estop(True)
+    assert stop is not None and stop.values.tolist() == [0.0]
+
+
+def test_in_lockstep_the_transfer_runs_on_the_robots_time() -> None:
+    bench = working(lockstep=True, blend_s=0.1)
+    bench.observe()
+    bench.wait(6000)
+    assert bench.last.reason == "command_timeout"
+    bench.sent.clear()
+    for _ in range(6):
+        bench.wait(400)
+        bench.observe()
+        bench.command(5.0)
+    assert passed(bench) == [1.0, 2.0, 3.0, 4.0, 5.0, 5.0]
+
+
+def test_a_transfer_stays_within_limits_and_rate_limit() -> None:
+    bench = working(arm_contract(rate_limit=2.0), blend_s=0.05)
+    bench.wait(60)
+    begin = bench.last.values
+    bench.sent.clear()
+    bench.run(60, 99.0, 99.0)
+    steps = np.diff(np.array([begin, *(o.values for o in bench.sent)]), axis=0)
+    assert steps.max() <= 2.0 * 2 * 0.01 + 1e-9 and (steps >= 0).all()
+    assert bench.last.values.tolist() == [j.high for j in bench.contract.action.joints]
+
+
+def test_a_transfer_is_forgotten_where_a_simulator_begins_anew() -> None:
+    bench = working(lockstep=True, blend_s=10.0)
+    bench.observe()
+    bench.wait(6000)
+    bench.run(2, 5.0)
+    bench.observe(stamp=10**8)  # time runs backwards: another simulator
+    sent = bench.command(5.0)
+    assert sent is not None and sent.values.tolist() == [5.0]

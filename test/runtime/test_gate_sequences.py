@@ -17,12 +17,12 @@ DEFECTS = ("none", "nan", "inf", "permuted", "stranger", "size", "stamp", "publi
 class AnySequence(RuleBasedStateMachine):
     """Holds the robot's truth beside the gate, and checks everything that the gate sends against it."""
 
-    @initialize(arm=st.booleans(), lockstep=st.booleans())
-    def begin(self, arm: bool, lockstep: bool) -> None:
+    @initialize(arm=st.booleans(), lockstep=st.booleans(), blend_s=st.sampled_from([0.0, 0.1, 1.0]))
+    def begin(self, arm: bool, lockstep: bool, blend_s: float) -> None:
         self.contract = arm_contract() if arm else cartpole()
         self.lockstep = lockstep
         self.period = self.contract.control.period_ns
-        self.bench = Bench(self.contract, lockstep)
+        self.bench = Bench(self.contract, lockstep, blend_s)
         self.armed = self.stopped = self.pressed = False
         self.publishers = 1
         self.fresh = dict.fromkeys([c.name for c in self.contract.observation], -(10**18))

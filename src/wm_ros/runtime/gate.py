@@ -62,10 +62,18 @@ class Gate:
     Lockstep: each observation gets exactly one answer with its stamp: the proposal computed from it; hold at once while something is wrong;
     hold after `lockstep_timeout_s` where no proposal comes; the same answer again where the observation is sent again. Freshness is judged
     by stamps, since simulated time stands still meanwhile.
+
+    Where proposals take over from a hold that interrupted them, or from another source, the command moves from the last one sent to theirs
+    over `blend_s`, within limits and rate limit. Hold is never blended: it is sent at once. Nor is the first proposal after `arm`, so an
+    episode in which nothing switches is passed on bit for bit.
     """
 
-    def __init__(self, contract: Contract, lockstep: bool = False, lockstep_timeout_s: float = 5.0) -> None:
+    def __init__(self, contract: Contract, lockstep: bool = False, lockstep_timeout_s: float = 5.0, blend_s: float = 0.0) -> None:
         self.contract = contract
+        self._blend_ns = round(1e9 * blend_s)
+        self._blend_from: NDArray[np.float64] | None = None
+        self._blend_began_ns = 0
+        self._passed_source: Source | None = None
         self.lockstep = lockstep
         self.armed = False
         self.stopped = False
@@ -178,6 +186,7 @@ class Gate:
             self._restart()
         self._last_command_stamp = None
         self._last_passed_ns = None
+        self._passed_source = self._blend_from = None
         self._refusal = ""
         self._hold = None
         return ""
@@ -280,11 +289,15 @@ class Gate:
             self._refusal = fault
             return self._send_hold(fault, now_ns)
         assert values is not None
+        clipped = np.clip(values, self._low, self._high)
+        self.interventions["clipped"] += bool((clipped != values).any())
+        blended = self._blended(clipped, proposal.stamp_ns if self.lockstep else now_ns)
         self._last_command_stamp = proposal.stamp_ns
         self._last_passed_ns = now_ns
         self._holding, self._hold, self._refusal = "", None, ""
+        self._passed_source = self.source
         self.passed += 1
-        return self._send(self._limited(values, proposal.stamp_ns, now_ns), proposal.stamp_ns, proposal.controller, "", now_ns)
+        return self._send(self._limited(blended, proposal.stamp_ns, now_ns), proposal.stamp_ns, proposal.controller, "", now_ns)
 
     def _ordered(self, proposal: Proposal) -> tuple[NDArray[np.float64] | None, str]:
         """The values [A] in the contract's order, or what is wrong with them."""
@@ -311,9 +324,23 @@ class Gate:
             return "time_ahead"
         return ""
 
-    def _limited(self, values: NDArray[np.float64], stamp_ns: int, now_ns: int) -> NDArray[np.float64]:
-        clipped = np.clip(values, self._low, self._high)
-        self.interventions["clipped"] += bool((clipped != values).any())
+    def _blended(self, values: NDArray[np.float64], time_ns: int) -> NDArray[np.float64]:
+        """On the way from what was sent before a switch to the proposals [A]; the proposal itself where nothing has switched lately."""
+        interrupted = bool(self._holding) or self._passed_source != self.source
+        if self._passed_source is not None and interrupted and self._blend_ns > self._period_ns:
+            self._blend_from, self._blend_began_ns = self._last_sent, time_ns
+            self.interventions["blended"] += 1
+        if self._blend_from is None:
+            return values
+        # The first command is one period on the way.
+        share = (time_ns - self._blend_began_ns + self._period_ns) / self._blend_ns
+        if share >= 1.0:
+            self._blend_from = None
+            return values
+        between: NDArray[np.float64] = (1.0 - share) * self._blend_from + share * values
+        return between
+
+    def _limited(self, clipped: NDArray[np.float64], stamp_ns: int, now_ns: int) -> NDArray[np.float64]:
         if self._last_sent is None:
             start, elapsed = self._start(), self._period_ns
         else:
@@ -394,6 +421,7 @@ class Gate:
         self._stamps.clear()
         self._fresh_ns.clear()
         self._set_back.clear()
+        self._passed_source = self._blend_from = None
         self._last_command_stamp = None
         self._pending_stamp = None
         self._answered_stamp = -1
