@@ -16,6 +16,7 @@ from wm_ros.cli.demo import Demo
 from wm_ros.cli.diagnose import Diagnose
 from wm_ros.cli.failure import RunFailure
 from wm_ros.cli.learn_check import LearnCheck
+from wm_ros.cli.maze import MazeCommand
 from wm_ros.cli.report import Report
 from wm_ros.cli.signing import KeyCommand, Sign
 from wm_ros.cli.train import Train
@@ -34,6 +35,7 @@ Command = (
     | Annotated[Sign, tyro.conf.subcommand("sign")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[LearnCheck, tyro.conf.subcommand("learn-check")]
+    | Annotated[MazeCommand, tyro.conf.subcommand("maze")]
 )
 """Every command is a frozen dataclass of its options with a method `run() -> int`, the exit status."""
 
