@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, str] = {
     "loop": "benchmarks.loop:run",
     "perfect": "benchmarks.perfect:run",
     "planning": "benchmarks.planning:run",
+    "sac": "benchmarks.sac:run",
     "train": "benchmarks.train:run",
 }
 """Name → `module:function`; the function takes `quick: bool` and returns a list of `Result`. Imported when it is run."""
