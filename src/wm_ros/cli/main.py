@@ -12,6 +12,7 @@ from wm_ros.bringup.interrupt import interrupt_on_signals
 from wm_ros.cli.bag import BagCommand
 from wm_ros.cli.bench import Bench
 from wm_ros.cli.contract import ContractCommand
+from wm_ros.cli.curve import Curve
 from wm_ros.cli.demo import Demo
 from wm_ros.cli.diagnose import Diagnose
 from wm_ros.cli.failure import RunFailure
@@ -30,6 +31,7 @@ Command = (
     | Annotated[BagCommand, tyro.conf.subcommand("bag")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
+    | Annotated[Curve, tyro.conf.subcommand("curve")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[KeyCommand, tyro.conf.subcommand("key")]
     | Annotated[Sign, tyro.conf.subcommand("sign")]

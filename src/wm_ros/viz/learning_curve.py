@@ -64,6 +64,11 @@ def published(name: str) -> dict[str, list[tuple[float, float]]]:
     return {}
 
 
+def published_of(contract: str) -> dict[str, list[tuple[float, float]]]:
+    """`published` for the name of a contract, also one that an adapter made of a dm_control task."""
+    return published(contract) or published(contract.removeprefix("dm_control_"))
+
+
 def _rows(summary: dict[str, Any]) -> list[tuple[int, str, int, int, float]]:
     training = [(summary["seed"], "train", k, k * FRAMES_PER_EPISODE, value) for k, value in enumerate(summary["training_returns"])]
     learned = len(training) * FRAMES_PER_EPISODE

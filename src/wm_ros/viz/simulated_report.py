@@ -10,7 +10,7 @@ from typing import Any
 
 from wm_ros.contract.errors import UserError
 from wm_ros.viz import charts, page
-from wm_ros.viz.learning_curve import published
+from wm_ros.viz.learning_curve import published_of
 from wm_ros.viz.report import REPORT_NAME, WIDTH_IN
 from wm_ros.viz.theme import STAND_INS
 
@@ -60,7 +60,7 @@ def _tiles(metrics: dict[str, Any]) -> str:
 
 
 def _returns(metrics: dict[str, Any], looks: list[dict[str, str]], episodes: list[dict[str, str]]) -> str:
-    others = published(metrics["contract"])
+    others = published_of(metrics["contract"])
     text = "Dots are single episodes: training with exploration, evaluation with the exported controller, without. The line is their mean."
     if others:
         text += " Thin lines are published curves of the same task; their sources stand in docs/results."

@@ -1,0 +1,36 @@
+"""wm-ros curve: several trainings in simulation as one learning curve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from wm_ros.contract.errors import UserError
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Draw finished trainings of `wm-ros train --sim`, a seed each, beside published curves of the task: CSV, picture, page."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of the trainings."""
+    command: str
+    """What made them, for the page; SEED in place of the seed."""
+    results: Path = Path("runs/curve")
+    """Folder for the files, such as docs/results."""
+    name: str = ""
+    """Of the files; by default the task's name and the agent's."""
+
+    def run(self) -> int:
+        """Writes the files."""
+        from wm_ros.viz.simulated_curve import read, write_curve
+
+        if not self.runs:
+            raise UserError("runs: missing: give the folders of finished trainings")
+        runs = [read(folder) for folder in self.runs]
+        name = self.name or f"{runs[0][0]['contract'].removeprefix('dm_control_')}_{runs[0][0]['agent']}"
+        for path in write_curve(runs, name, self.results, self.command):
+            print(f"written    {path}")
+        return 0

@@ -1,0 +1,112 @@
+"""The evidence of learning in simulation: evaluation returns against frames for every seed, beside published curves."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from wm_ros.contract.errors import UserError
+from wm_ros.viz.learning_curve import published_of
+
+Run = tuple[dict[str, Any], list[dict[str, str]]]
+"""`metrics.json` and the rows of `metrics.csv` of one training."""
+
+
+def read(folder: Path) -> Run:
+    """A finished training of `wm-ros train --sim`.
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        with (folder / "metrics.csv").open(encoding="utf-8") as file:
+            looks = list(csv.DictReader(file))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no finished training: {error}: finish it with `wm-ros train --out {folder} --resume`") from None
+    if "frames" not in metrics or not looks or "mean_return" not in looks[0]:
+        raise UserError(f"{folder}: a training from bags: curves are drawn of `wm-ros train --sim`")
+    return metrics, looks
+
+
+def write_curve(runs: list[Run], name: str, directory: Path, command: str) -> list[Path]:
+    """Writes `<name>.csv`, `.json`, `.png` and `.md` into `directory`.
+
+    Args:
+        runs: of one task and agent, a seed each.
+        name: of the files, such as `cartpole_swingup_sac`.
+        directory: made where it is not there.
+        command: what reproduces one of the runs; `SEED` stands for its seed.
+
+    Raises:
+        UserError: the runs are of different tasks or settings, or two have one seed.
+    """
+    first = runs[0][0]
+    for metrics, _ in runs[1:]:
+        for key in ("contract_hash", "config", "agent"):
+            if metrics[key] != first[key]:
+                which = f"seed {metrics['seed']} has another {key} than seed {first['seed']}"
+                raise UserError(f"runs: {which}: give runs of one task and agent")
+    seeds = [metrics["seed"] for metrics, _ in runs]
+    if len(set(seeds)) != len(seeds):
+        raise UserError(f"runs: the seeds {seeds} are not all different: give each run once")
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = [directory / f"{name}{suffix}" for suffix in (".csv", ".json", ".png", ".md")]
+    with paths[0].open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["seed", "frames", "updates", "mean_return"])
+        for metrics, looks in runs:
+            writer.writerows([metrics["seed"], r["frames"], r["updates"], f"{float(r['mean_return']):.6g}"] for r in looks)
+    paths[1].write_text(json.dumps([metrics for metrics, _ in runs], indent=1) + "\n", encoding="utf-8")
+    others = published_of(first["contract"])
+    _draw(runs, others, paths[2])
+    paths[3].write_text(_page(runs, others, name, command), encoding="utf-8")
+    return paths
+
+
+def _points(looks: list[dict[str, str]]) -> list[tuple[float, float]]:
+    return [(float(r["frames"]), float(r["mean_return"])) for r in looks]
+
+
+def _draw(runs: list[Run], others: dict[str, list[tuple[float, float]]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    most = max(metrics["frames"] for metrics, _ in runs)
+    for method, points in others.items():
+        shown = [(x, y) for x, y in points if x <= 2 * most]
+        if len(shown) > 1:
+            axes.plot(*zip(*shown, strict=True), lw=1.2, alpha=0.7, label=method)
+    for i, (metrics, looks) in enumerate(runs):
+        label = f"{metrics['agent']} of wm_ros, one line per seed" if i == 0 else None
+        axes.plot(*zip(*_points(looks), strict=True), color="black", lw=1, marker="o", ms=3, label=label)
+    axes.set_xlabel("frames")
+    axes.set_ylabel("mean evaluation return")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def _page(runs: list[Run], others: dict[str, list[tuple[float, float]]], name: str, command: str) -> str:
+    rows = ["| seed | frames | updates | last return | best return | training [s] | updates/s |", "|" + "---|" * 7]
+    for metrics, looks in runs:
+        returns = [y for _, y in _points(looks)]
+        speed = metrics["updates"] / max(metrics["train_s"], 1e-9)
+        figures = f"{metrics['updates']} | {returns[-1]:.0f} | {max(returns):.0f} | {metrics['train_s']:.0f} | {speed:.0f}"
+        rows.append(f"| {metrics['seed']} | {metrics['frames']} | {figures} |")
+    last = [_points(looks)[-1][1] for _, looks in runs]
+    first = runs[0][0]
+    versions = ", ".join(f"{package} {version}" for package, version in first["versions"].items())
+    most = max(metrics["frames"] for metrics, _ in runs)
+    peers = [f"| {method} | {x:.0f} | {y:.0f} |" for method, points in others.items() for x, y in points if x == most]
+    text = [f"# {name}", "", f"`{command}`", "", *rows, ""]
+    text += [f"Mean over seeds of the last evaluation, {first['evaluations']} episodes each: **{statistics.fmean(last):.0f}**.", ""]
+    if peers:
+        text += ["Published, at the same number of frames:", "", "| method | frames | return |", "|---|---|---|", *peers, ""]
+    text += [f"![Return against frames]({name}.png)", ""]
+    text += [f"{versions}. Rows: [{name}.csv]({name}.csv); settings and hashes: [{name}.json]({name}.json).", ""]
+    return "\n".join(text)
