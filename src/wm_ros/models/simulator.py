@@ -204,7 +204,7 @@ class SimulatorModel:
         if torch.is_grad_enabled() and (observation.requires_grad or actions.requires_grad):
             raise UserError(
                 f"contract {self.contract.name}: the simulator has no gradients: "
-                "take a planner that needs none (icem, cem, mppi, random shooting, mcts) or finite differences (ilqr)"
+                "take a planner that needs none, or that takes differences of a model whose `differentiable` is False"
             )
         sizes = (self.observation_size, self.action_size)
         if (observation.shape[-1], actions.shape[-1]) != sizes:
