@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from cartpole_models import contract
 from small_agents import PETS, pets
@@ -10,6 +12,11 @@ from torch import Tensor
 from wm_ros.agents.controller import Controller
 from wm_ros.agents.pets import PetsController, dynamics
 from wm_ros.export.template import example_inputs
+from wm_ros.planners.cem import CEMConfig
+from wm_ros.planners.gradient import GradientConfig
+from wm_ros.planners.ilqr import ILQRConfig
+from wm_ros.planners.mppi import MPPIConfig
+from wm_ros.planners.random_shooting import RandomShootingConfig
 
 
 def drive(controller: Controller, ticks: int, seed: int = 0) -> list[Tensor]:
@@ -60,3 +67,19 @@ def test_actions_are_in_the_contracts_units_and_follow_from_the_inputs_alone() -
     assert all(-10.0 <= float(a[0]) <= 10.0 for a in actions) and max(abs(float(a[0])) for a in actions) > 1.0
     assert all(torch.equal(a, b) for a, b in zip(actions, drive(pets(0), 6), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(actions, drive(pets(1), 6), strict=True))
+
+
+def test_any_planner_that_fits_into_a_graph_can_be_chosen() -> None:
+    horizon = PETS.planner.horizon
+    choices = [
+        RandomShootingConfig(horizon=horizon, candidates=8),
+        CEMConfig(horizon=horizon, candidates=8, iterations=2, elites=4),
+        MPPIConfig(horizon=horizon, candidates=8, iterations=2),
+        GradientConfig(horizon=horizon, starts=2, iterations=2),
+        ILQRConfig(horizon=horizon, draws=2, iterations=2),
+    ]
+    for choice in choices:
+        controller = pets(0, replace(PETS, planner=choice))
+        actions = drive(controller, 3)
+        assert controller.config["planner"]["kind"] == choice.kind
+        assert all(-10.0 <= float(a[0]) <= 10.0 for a in actions) and len({float(a[0]) for a in actions}) == 3

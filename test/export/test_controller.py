@@ -124,6 +124,7 @@ def test_the_metadata_tells_the_robot_where_its_controller_comes_from(graphs: di
     assert hashlib.sha256(Path(written.notice.path).read_bytes()).hexdigest() == written.notice.sha256
     output = session.act(np.array([0.0, 0.0, -1.0, 0.0, 0.0], np.float32))
     assert output.ok and output.plan_observation is not None and output.plan_observation.shape == (PETS.planner.horizon, 5)
+    assert output.plan_iterations == PETS.planner.iterations
 
 
 @pytest.mark.parametrize("name", ["pets", "explore"])

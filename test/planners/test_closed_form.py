@@ -27,7 +27,7 @@ PLANNERS: dict[str, PlannerConfig] = {
     "cem": CEMConfig(horizon=4, candidates=300, iterations=12, elites=30),
     "icem": ICEMConfig(horizon=4, candidates=300, iterations=12, elites=30, noise_exponent=0.0),
     "mppi": MPPIConfig(horizon=4, candidates=2000, iterations=40, temperature=0.02, noise_exponent=0.0, std=0.25),
-    "gradient": GradientConfig(horizon=4, starts=2, iterations=200, learning_rate=0.05),
+    "gradient": GradientConfig(horizon=4, starts=2, iterations=80, learning_rate=0.05),
     "ilqr": ILQRConfig(horizon=4, iterations=8, draws=0),
 }
 WIDE, NARROW = 4.0, 0.4

@@ -59,6 +59,7 @@ def test_the_planner_is_chosen_by_its_kind_and_is_icem_where_none_is_named(tmp_p
         ("pets: {planner: {kind: cem, elites: 500}}", "pets.planner: needs 1 <= elites 500 <= candidates 400"),
         ("pets: {planner: {kind: cem, kept: 2}}", "pets.planner.kept: unknown field"),
         ("pets: {planner: {kind: mppi, horizon: long}}", "pets.planner.horizon: "),
+        ("pets: {planner: {kind: mcts}}", "fits into no ONNX graph"),
         ("pets: {planner: {kind: cme}}", "pets.planner.kind: no planner 'cme'; there are random_shooting, cem"),
         ("pets: {explorer: {std: -1.0}}", "pets.explorer: "),
         ("pets: {model: {family: gauss}}", "pets.model.family: "),

@@ -41,7 +41,7 @@ class ILQRConfig(PlannerConfig):
     """Added to the curvature of each action, in reward per squared half range, at the start of every plan; adapts from there."""
     step_sizes: int = 6
     """Steps of 1, 1/2, 1/4 and so on that the line search tries."""
-    qp_iterations: int = 5
+    qp_iterations: int = 8
     """Projected Newton steps for the limits, per knot; a robot with one joint needs none."""
     difference: float = 0.01
     """Distance of the central differences, in half ranges and contract units, for a model that torch cannot differentiate."""
