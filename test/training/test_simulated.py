@@ -94,7 +94,19 @@ def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(whole: Simulate
     assert torch.equal(resumed.learner.policy.values, whole.learner.policy.values)
     assert torch.equal(resumed.learner.critics.values, whole.learner.critics.values)
     assert resumed.episodes == whole.episodes
-    assert [replace(look, seconds=0.0) for look in resumed.looks] == [replace(look, seconds=0.0) for look in whole.looks]
+    timed = {"seconds": 0.0, "latency_p50_ms": 0.0, "latency_p99_ms": 0.0}
+    assert [replace(look, **timed) for look in resumed.looks] == [replace(look, **timed) for look in whole.looks]
+
+
+def test_a_training_stopped_before_its_last_files_writes_them_when_it_is_resumed(tmp_path: Path) -> None:
+    begun = run(SimulatedTraining(plan(frames=150, evaluate_every=1000), tmp_path))
+    for name in ("controller.onnx", "returns.csv", "metrics.csv"):
+        (tmp_path / name).unlink()
+    resumed = SimulatedTraining.resume(tmp_path)
+    assert resumed.finished and not resumed.due
+    resumed.finish()
+    assert (tmp_path / "controller.onnx").is_file() and json.loads((tmp_path / "metrics.json").read_text())["updates"] == begun.updates
+    assert len((tmp_path / "returns.csv").read_text().splitlines()) == 1 + len(begun.episodes)
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:

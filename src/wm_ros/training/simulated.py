@@ -37,7 +37,6 @@ from wm_ros.training.sac_learner import Batch, SacLearner, SacLosses
 CHECKPOINT = "checkpoint.safetensors"
 EVALUATION_SEEDS = 1 << 32
 """Added to the seed, so that no evaluation begins where a training episode did."""
-FIGURES = ("critic_loss", "value", "entropy", "temperature")
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,10 @@ class Look:
     value: float
     entropy: float
     temperature: float
+    parity: float
+    """Largest difference between onnxruntime and torch."""
+    latency_p50_ms: float
+    latency_p99_ms: float
 
 
 class SimulatedTraining:
@@ -129,7 +132,7 @@ class SimulatedTraining:
         self.episodes: list[EpisodeRow] = []
         self.looks: list[Look] = []
         self._owed = self._seconds = 0.0
-        self._sums, self._summed = torch.zeros(len(FIGURES), dtype=torch.float64), 0
+        self._sums, self._summed = torch.zeros(4, dtype=torch.float64), 0
 
     @classmethod
     def resume(cls, folder: Path, signing_key: SigningKey | None = None) -> SimulatedTraining:
@@ -195,28 +198,48 @@ class SimulatedTraining:
         if not torch.isfinite(self._sums).all():
             raise UserError(f"{self.folder}: losses are no longer finite: begin anew with a lower fit.learning_rate")
         version = len(self.looks) + 1
-        path = self.folder / "controllers" / f"{version:04d}.onnx"
+        path = self._controller(version)
         with self._writing():
-            self.written = self.export(path, version)
+            written = self.export(path, version)
         rows = []
         for k in range(1, self.plan.evaluations + 1):
             rows.append(self._evaluated(path, k))
             on_episode()
-        figures = (self._sums / max(1, self._summed)).tolist()
-        mean = statistics.fmean(row.total_reward for row in rows)
-        self.looks.append(Look(self.frames, self.updates, self._seconds, mean, *figures))
+        critic_loss, value, entropy, temperature = (self._sums / max(1, self._summed)).tolist()
+        self.looks.append(
+            Look(
+                frames=self.frames,
+                updates=self.updates,
+                seconds=self._seconds,
+                mean_return=statistics.fmean(row.total_reward for row in rows),
+                critic_loss=critic_loss,
+                value=value,
+                entropy=entropy,
+                temperature=temperature,
+                parity=written.parity,
+                latency_p50_ms=written.latency_p50_ms,
+                latency_p99_ms=written.latency_p99_ms,
+            )
+        )
         self.episodes += rows
         self._sums.zero_()
         self._summed = 0
+        self._write()
+        self.save()
+        return self.looks[-1]
+
+    def _controller(self, version: int) -> Path:
+        return self.folder / "controllers" / f"{version:04d}.onnx"
+
+    def _write(self) -> None:
+        """The newest controller and the tables, as of the last evaluation."""
+        path, newest = self._controller(len(self.looks)), self.folder / "controller.onnx"
         with self._writing():
-            newest = self.folder / "controller.onnx"
             if self._signing_key is not None:
                 write_atomically(signature_path(newest), signature_path(path).read_bytes())
             write_atomically(newest, path.read_bytes())
             write_atomically(self.folder / "returns.csv", _csv(self.episodes))
             write_atomically(self.folder / "metrics.csv", _csv(self.looks))
-        self.save()
-        return self.looks[-1]
 
     def export(self, path: Path, version: int) -> export.Written:
         """Writes the present policy as a controller.
@@ -236,6 +259,7 @@ class SimulatedTraining:
 
     def finish(self) -> None:
         """Writes what stays of the training beside its controllers, once its last evaluation is done."""
+        self._write()  # again, for a training that was stopped within its last evaluation
         networks = {k: v.contiguous() for k, v in self.learner.networks.state_dict().items()}
         last = self.looks[-1]
         metrics = {
@@ -247,8 +271,8 @@ class SimulatedTraining:
             "train_s": self._seconds,
             "episodes": sum(row.purpose == "train" for row in self.episodes),
             "mean_return": last.mean_return,
-            "parity": self.written.parity,
-            "latency_ms": {"p50": self.written.latency_p50_ms, "p99": self.written.latency_p99_ms},
+            "parity": last.parity,
+            "latency_ms": {"p50": last.latency_p50_ms, "p99": last.latency_p99_ms},
             "seed": self.plan.seed,
             "simulators": self.plan.simulators,
             "evaluations": self.plan.evaluations,
