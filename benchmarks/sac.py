@@ -72,13 +72,20 @@ class Sizes:
 
 
 def run(quick: bool) -> list[Result]:
-    """Updates per second with sampling, ours and the peer's in turns, for one thread and for two; then a short training."""
+    """Updates per second with sampling, ours and the peer's in turns, on one thread and on two; then a short training."""
     sizes = Sizes(100, 3, 3000) if quick else Sizes(500, 7, 10_000)
-    threads = sorted({1, min(2, os.cpu_count() or 1)})
-    return [*(result for t in threads for result in updates(sizes, t)), training(sizes)]
+    rows = [updates(sizes, threads) for threads in sorted({1, min(2, os.cpu_count() or 1)})]
+    return [*rows, best(rows), training(sizes)]
 
 
-def updates(sizes: Sizes, threads: int, config: SacConfig | None = None, fit: SacFitConfig | None = None) -> list[Result]:
+def best(rows: list[Result]) -> Result:
+    """Each side with the number of threads that serves it best."""
+    ours, peer = max(rows, key=lambda r: r.ours), max(rows, key=lambda r: r.peer)
+    settings = {**ours.settings, "threads": f"{ours.settings['threads']}, peer {peer.settings['threads']}"}
+    return replace(ours, name="SAC updates, each side at its best", peer=peer.peer, settings=settings)
+
+
+def updates(sizes: Sizes, threads: int, config: SacConfig | None = None, fit: SacFitConfig | None = None) -> Result:
     """Gradient updates per second, each with its draw from the replay. Both sides use so many threads."""
     config, fit = config or SacConfig(), fit or SacFitConfig()
     before = torch.get_num_threads()
@@ -110,7 +117,7 @@ def updates(sizes: Sizes, threads: int, config: SacConfig | None = None, fit: Sa
     theirs = 0.0 if peer is None else median(rates["peer"])
     version = peer.version if peer is not None else f"{PEER} not found: {PEER_PYTHON}=/path/to/venv/bin/python names where it is installed"
     name = f"SAC updates, {threads} thread{'s' if threads > 1 else ''}"
-    return [Result(name, median(rates["ours"]), theirs, version, "updates/s", higher_is_better=True, settings=settings)]
+    return Result(name, median(rates["ours"]), theirs, version, "updates/s", higher_is_better=True, settings=settings)
 
 
 def training(sizes: Sizes, agent: SacAgentConfig | None = None) -> Result:

@@ -11,6 +11,7 @@ import pytest
 from one_thread import one_thread  # noqa: F401
 from small_sac import FIT, SAC
 
+from wm_ros.cli.bench import Result
 from wm_ros.training.config import SacAgentConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,15 +36,23 @@ def test_updates_are_measured_beside_the_peer_in_its_own_interpreter(
     peer.write_text(PEER.format(python=sys.executable))
     peer.chmod(0o755)
     monkeypatch.setenv(sac.PEER_PYTHON, str(peer))
-    (result,) = sac.updates(sac.Sizes(updates=5, repeats=2, frames=0), 1, SAC, FIT)
+    result = sac.updates(sac.Sizes(updates=5, repeats=2, frames=0), 1, SAC, FIT)
     assert result.ours > 0 and result.peer == pytest.approx(100.0) and result.peer_version == "stable-baselines3 9.8, torch 2.0"
     assert result.unit == "updates/s" and result.higher_is_better and result.settings["batch"] == FIT.batch
+
+
+def test_each_side_is_taken_at_its_best_number_of_threads(sac: ModuleType) -> None:
+    def row(threads: int, ours: float, peer: float) -> Result:
+        return Result("x", ours, peer, "peer 1", "updates/s", True, {"threads": threads})
+
+    result = sac.best([row(1, 300.0, 80.0), row(2, 280.0, 120.0)])
+    assert (result.ours, result.peer, result.ratio) == (300.0, 120.0, 2.5) and result.settings["threads"] == "1, peer 2"
 
 
 @pytest.mark.parametrize("python", ["/no/such/python", "/bin/true"])
 def test_without_the_peer_the_way_to_it_is_named(sac: ModuleType, python: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(sac.PEER_PYTHON, python)
-    (result,) = sac.updates(sac.Sizes(updates=2, repeats=1, frames=0), 1, SAC, FIT)
+    result = sac.updates(sac.Sizes(updates=2, repeats=1, frames=0), 1, SAC, FIT)
     assert result.ours > 0 and result.ratio is None and f"{sac.PEER_PYTHON}=" in result.peer_version
 
 
