@@ -78,13 +78,15 @@ def constant(path: Path, action: float = 1.5, version: int = 1, for_contract: Co
     )
 
 
-def feedback(path: Path, gain: float = 2.0, noise_scale: float = 0.5, version: int = 1) -> Path:
+def feedback(
+    path: Path, gain: float = 2.0, noise_scale: float = 0.5, version: int = 1, for_contract: Contract | None = None, **metadata: Any
+) -> Path:
     """action = gain * observation[0] + count + noise_scale * noise[0], with a carry `count` that begins at 0 and grows by one each tick.
 
     It has every optional output: plan.action rows are the action, plan.observation rows the observation, plan.spread is 0.25,
     candidates are the plan times (1, 2, 3) with returns (3, 2, 1), value is 42, ok is true.
     """
-    c = contract()
+    c = for_contract or contract()
     o = c.observation_size
     node = helper.make_node
     nodes = [
@@ -138,6 +140,7 @@ def feedback(path: Path, gain: float = 2.0, noise_scale: float = 0.5, version: i
             "carry": {"count": {"shape": [1], "initial": 0.0}},
             "noise": {"shake": {"shape": [4], "distribution": "normal"}},
             "plan_period_s": c.control.period_s,
+            **metadata,
         },
     )
 

@@ -52,9 +52,10 @@ class Command:
 
 
 def write_contract(folder: Path) -> Path:
-    """The cart-pole with a rate limit."""
+    """The cart-pole with a rate limit, and with hold where an ensemble disagrees."""
     data = yaml.safe_load((share_directory() / "config/contracts/cartpole_swingup.yaml").read_text())
     data["action"]["joints"][0]["rate_limit"] = RATE_LIMIT
+    data["safety"]["on_disagreement"] = "hold"
     path = folder / "faulty_robot.yaml"
     path.write_text(yaml.safe_dump(data))
     return path

@@ -303,6 +303,11 @@ def served(cell: Cell, path: Path) -> int:
     return cell.commands[-1].t_ns
 
 
+def disagreeing(cell: Cell) -> int:
+    level = {"level": 1e-3, "quantile": 0.99, "scale": [1.0] * cell.contract.observation_size, "windows": 1, "data": "held_out"}
+    return served(cell, cell.controller_file(tiny_controller.feedback, calibration={"disagreement": level}))
+
+
 def replaced(cell: Cell) -> None:
     cell.swap()
 
@@ -330,6 +335,10 @@ CONTROLLERS = (
     Scenario(
         "controller_slow", "a controller that takes many periods serves", slow, "hold", ("command_timeout", "stale_plan"), None, replaced,
         periods=3.0,
+    ),
+    Scenario(
+        "controller_disagrees", "a controller whose ensemble disagrees serves, where the contract wants hold", disagreeing, "hold",
+        ("command_timeout",), ("mpc", "plans disagree"), replaced, periods=6.0, quick=True,
     ),
     Scenario("hundred_swaps", "a hundred controllers one after the other, while moving", hundred_swaps, "serves"),
 )  # fmt: skip

@@ -31,7 +31,7 @@ CONTRACT = tiny_controller.contract()
 PERIOD = CONTRACT.control.period_ns
 DIAGNOSTICS = {
     "rate_hz", "latency_p50_ms", "latency_p99_ms", "latency_max_ms", "period_jitter_p99_ms", "deadlines", "deadline_misses", "overruns",
-    "observation_age_ms", "drops", "controller_version", "controller", "reason",
+    "observation_age_ms", "drops", "controller_version", "controller", "disagreement", "reason",
 }  # fmt: skip
 
 

@@ -148,3 +148,11 @@ def test_a_learner_started_again_goes_on_with_its_newest_controller_and_its_bags
     third = learner()
     assert third.resume(warnings.append) == notice and third.bags == bags[1:]
     assert len(warnings) == 2 and str(second.path(2)) in warnings[0] and "changed since" in warnings[1]
+
+
+def test_every_learned_controller_comes_with_the_level_beside_which_its_plans_are_judged(learned: Learned) -> None:
+    sessions = [ControllerSession.load(notice.path, contract()) for notice in learned.notices]
+    assert sessions[0].disagreement_level is None, "version 0 has no model"
+    for session in sessions[1:]:
+        level = session.disagreement_level
+        assert level is not None and level.level > 0 and level.data == "training" and len(level.scale) == 5

@@ -312,6 +312,17 @@ class Safety(Record):
     """What the actuator itself waits before it falls back to hold, should the gate die."""
     estop_topic: Topic = "estop"
     """std_msgs/Bool, true stops; once stopped, the gate needs a new `~/arm`."""
+    on_disagreement: Literal["report", "slow", "policy", "hold"] = "report"
+    """While plans disagree more than the level that came with the controller: say so; also scale commands towards hold; also leave the
+    robot to `policy/command`; also send no command, so that the gate holds."""
+
+    @model_serializer(mode="wrap")
+    def _without_mere_report(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Contracts from before there was a choice keep their hash.
+        data: dict[str, Any] = dump(self)
+        if self.on_disagreement == "report":
+            del data["on_disagreement"]
+        return data
 
 
 class Start(Record):

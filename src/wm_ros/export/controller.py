@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -40,7 +41,7 @@ class Origin:
     episodes: int = 0
     """Training episodes it has learned from."""
     training_bags: tuple[TrainingBag, ...] = ()
-    calibration: dict[str, float] | None = None
+    calibration: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32MultiArray, String
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 
 from wm_ros.contract import announcements
 from wm_ros.contract.announcements import ControllerNotice
@@ -76,6 +76,7 @@ class MpcNode(base.WmNode):
             show=self._show,
             take=self._take,
             served=self._served,
+            fallback=self._fall_back,
         )
         for channel in self.contract.observation:
             self.create_subscription(
@@ -86,6 +87,8 @@ class MpcNode(base.WmNode):
             )
         self.create_subscription(String, "model", self._on_model, base.LATCHED_QOS)
         self.create_service(Trigger, "~/load", self._on_load)
+        falls_back = self.contract.safety.on_disagreement == "policy"
+        self._select = self.create_client(SetBool, "command_gate/select") if falls_back else None
         self._loop.start()
 
     def cleanup(self) -> None:
@@ -160,6 +163,12 @@ class MpcNode(base.WmNode):
         self._serving.publish(String(data=session.notice.to_json()))
         self.get_logger().info(f"serving {session.name}, {session.warm_up_ms:.2f} ms per inference in the warm-up")
 
+    def _fall_back(self, to_policy: bool) -> None:
+        # Where the gate does not answer, it holds: this node sends nothing meanwhile.
+        if self._select is not None and self.active:
+            self._select.call_async(SetBool.Request(data=not to_policy))
+            self.get_logger().warning("the policy drives while plans disagree" if to_policy else "plans agree again")
+
     def _send(self, answer: Answer) -> None:
         if self.active:
             stamp = answer.tick.observation.stamp_ns
@@ -185,7 +194,8 @@ class MpcNode(base.WmNode):
         assert loop is not None and swap is not None
         session, counts, now = loop.session, loop.counts, base.steady_ns()
         latency, jitter = loop.latency.summary(), loop.periods.jitter.summary()
-        reason = loop.reason or swap.reason
+        watch = loop.disagreement
+        reason = loop.reason or watch.reason or swap.reason
         if session is None and not reason:
             reason = "waiting for a controller"
         values = {
@@ -201,6 +211,7 @@ class MpcNode(base.WmNode):
             "drops": self._drops,
             "controller_version": -1 if session is None else session.metadata.version,
             "controller": "" if session is None else session.name,
+            "disagreement": -1.0 if watch.ratio is None else watch.ratio,
             "reason": reason,
         }
         return (base.WARN if reason else base.OK), reason or "serving", values

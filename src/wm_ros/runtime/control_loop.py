@@ -10,6 +10,7 @@ from wm_ros.contract.assembler import Observation
 from wm_ros.contract.schema import Contract
 from wm_ros.runtime.control_ticks import ControlTicks, Tick
 from wm_ros.runtime.controller import ControllerOutput, ControllerSession
+from wm_ros.runtime.disagreement import Watch
 from wm_ros.runtime.statistics import Durations, Periods
 
 
@@ -52,6 +53,7 @@ class ControlLoop:
         show: publishes what is for people, after the command; called in the loop's thread.
         take: gives a controller that is ready to serve from now on, or None; asked between two ticks.
         served: told when another controller begins to serve.
+        fallback: told that the policy is to drive (True), or not any longer, by the contract's `safety.on_disagreement`.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class ControlLoop:
         show: Callable[[Answer], None],
         take: Callable[[], ControllerSession | None],
         served: Callable[[ControllerSession], None],
+        fallback: Callable[[bool], None] = lambda to_policy: None,
     ) -> None:
         self.period_ns = contract.control.period_ns
         self.counts = Counts()
@@ -76,6 +79,9 @@ class ControlLoop:
         self._lockstep = lockstep
         self._clock = clock
         self._send, self._show, self._take, self._served = send, show, take, served
+        self.disagreement = Watch(contract)
+        """Of the plans that were acted on."""
+        self._fallback = fallback
         self._ticks = ControlTicks(self.period_ns, round(1e9 * contract.safety.max_observation_age_s), every=lockstep)
         self._condition = threading.Condition()
         self._pending: Tick | None = None
@@ -85,6 +91,7 @@ class ControlLoop:
         self._closed = False
         self._session: ControllerSession | None = None
         self._resets = -1
+        self._with_policy = False
         self._thread = threading.Thread(target=self._work, name="control loop", daemon=True)
 
     def start(self) -> None:
@@ -141,6 +148,7 @@ class ControlLoop:
             if session is not None:
                 self._session = session
                 self._resets = -1
+                self.disagreement.begin(session.disagreement_level)
                 self._served(session)
             with self._condition:
                 self._condition.wait_for(lambda: self._closed or self._wake or self._again or self._pending is not None)
@@ -160,8 +168,11 @@ class ControlLoop:
         if tick.resets != self._resets:
             self._resets = tick.resets
             session.reset([self._seed, tick.resets])
+            self._leave_to_policy(False)
+            self.disagreement.reset()
             self.periods.pause()
-        output = session.act(tick.observation.vector)
+        output = self.disagreement.judge(session.act(tick.observation.vector), tick.observation.vector)
+        self._leave_to_policy(self.disagreement.above)
         answer = Answer(session, tick, output)
         self.reason = output.reason
         self._answered = answer if output.ok else None
@@ -177,3 +188,8 @@ class ControlLoop:
         if output.ok:
             self._show(answer)
         session.prepare()
+
+    def _leave_to_policy(self, above: bool) -> None:
+        if self.disagreement.action == "policy" and above != self._with_policy:
+            self._with_policy = above
+            self._fallback(above)

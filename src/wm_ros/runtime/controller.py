@@ -23,6 +23,7 @@ from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.runtime import artifact
 from wm_ros.runtime.artifact import Metadata
+from wm_ros.runtime.calibrated_level import Level, level_of
 from wm_ros.runtime.engine import CPU, CUDA, Engine, Inference, OnnxRuntime, OpenVino, Run, disagreement
 from wm_ros.runtime.onnx_check import check_self_contained
 from wm_ros.runtime.signature import TrustedKey
@@ -103,6 +104,8 @@ class ControllerSession:
         """Where inference runs: an execution provider of onnxruntime, or OpenVINO."""
         self.warm_up_ms = 0.0
         """Fastest inference of the warm-up."""
+        self.disagreement_level: Level | None = None
+        """Beside which its plans are judged; None where it came with none."""
         self._observation = np.zeros(contract.observation_size, np.float32)
         self._noise = {name: np.zeros(spec.shape, np.float32) for name, spec in metadata.noise.items()}
         self._outputs: dict[str, NDArray[Any]] = {
@@ -188,7 +191,10 @@ class ControllerSession:
         metadata = artifact.read_metadata(properties[artifact.METADATA_KEY], str(path))
         _check_contract(metadata, contract, str(path))
         _check_signature(engine.session, metadata, contract, str(path))
+        has_spread = any(output.name == artifact.PLAN_SPREAD for output in engine.session.get_outputs())
+        level = level_of(metadata, contract, has_spread, str(path))
         controller = cls(engine, metadata, contract, path, sha256)
+        controller.disagreement_level = level
         controller._warm_up()
         return controller
 

@@ -136,7 +136,7 @@ class OfflineTraining:
             "not_used": [reason for _, reason in self.plan.refused],
         }
         with self._writing():
-            notice = self._learner.finish(self.fit.model, result, error, self.folder / "controller.onnx", notes)
+            notice = self._learner.finish(self.fit.model, result, error, self.folder / "controller.onnx", notes, self.held_out)
             if error is not None:
                 for i, (rmse, inside) in enumerate(zip(error.normalized_rmse, error.coverage_90, strict=True)):
                     self._tensorboard().add_scalar("open_loop/normalized_rmse_by_model_step", rmse, i + 1)

@@ -28,6 +28,7 @@ from wm_ros.models.transitions import concatenated, transitions
 from wm_ros.runtime.artifact import TrainingBag
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.runtime.signature import SigningKey
+from wm_ros.training.calibration import calibrate
 from wm_ros.training.config import AgentConfig
 from wm_ros.training.fit import Fit, FitResult
 from wm_ros.training.open_loop import OpenLoop, open_loop
@@ -162,6 +163,7 @@ class PetsLearner:
         held_out: OpenLoop | None,
         path: Path,
         notes: dict[str, Any] | None = None,
+        unseen: list[Episode] | None = None,
     ) -> ControllerNotice:
         """Exports a fitted model, checks it and writes its files.
 
@@ -171,6 +173,7 @@ class PetsLearner:
             held_out: open-loop error, for the metrics.
             path: of the controller; the other files go beside it.
             notes: further entries of metrics.json.
+            unseen: episodes that the model has not learned from, to calibrate its disagreement on; without them, those that it has.
 
         Raises:
             UserError: the exported file failed its checks: nothing is written.
@@ -181,7 +184,10 @@ class PetsLearner:
         self.warm_up()
         controller = PetsController(self.contract, self.config.pets)
         controller.take(model, result.elites)
-        origin = export.Origin(version, self.seed, len(self.episodes), tuple(self.bags))
+        recorded = [(e.observation, e.action) for e in unseen or self.episodes]
+        level = calibrate(controller.model, recorded, self.config.pets.planner.horizon, held_out=bool(unseen))
+        calibration = {"disagreement": level} if level else {}
+        origin = export.Origin(version, self.seed, len(self.episodes), tuple(self.bags), calibration)
         written = export.write(path, self._graph, controller, self.contract, origin, self._signing_key)
         export_s = time.monotonic() - started
         metrics = {
