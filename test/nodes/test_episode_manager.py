@@ -22,6 +22,7 @@ from wm_ros.contract.assembler import encode
 from wm_ros.contract.functions import reward_function
 from wm_ros.nodes.base import COMMAND_QOS, LATCHED_QOS, LOCKSTEP_QOS, OK, WARN
 from wm_ros.nodes.messages import command_message, time_message
+from wm_ros.runtime.episode_tracker import PATIENCE
 
 TICKS = 10
 PERIOD = 20_000_000
@@ -132,8 +133,10 @@ def force(stamp: int) -> float:
 
 
 @contextmanager
-def world(folder: Path, sim: bool = True, gate: bool = True, **parameters: Any) -> Iterator[World]:
-    path = contract_file(folder, episode={"duration_s": TICKS * PERIOD * 1e-9})
+def world(
+    folder: Path, sim: bool = True, gate: bool = True, changes: dict[str, Any] | None = None, **parameters: Any
+) -> Iterator[World]:
+    path = contract_file(folder, episode={"duration_s": TICKS * PERIOD * 1e-9}, **(changes or {}))
     there = World(schema.load(path), sim, gate)
     settings = {"contract": path, "mode": "lockstep", "has_sim": sim, **parameters}
     try:
@@ -252,6 +255,19 @@ def test_steps_carry_the_contracts_reward_of_each_tick(by_hand: World) -> None:
     assert steps[:, 2].tolist() == [0.0] * TICKS and steps[:, 3].tolist() == [0.0] * (TICKS - 1) + [1.0]
     np.testing.assert_allclose(steps[:, 4], np.cumsum(rewards), rtol=1e-6)
     assert ended.total_reward == pytest.approx(float(rewards.sum()), rel=1e-6)
+
+
+def test_where_the_reward_is_learned_the_steps_are_left_to_whoever_knows_it(tmp_path: Path) -> None:
+    with world(tmp_path, changes={"reward": "learned"}, wait_for_model=False) as w:
+        number = w.begin()
+        w.observe(w.start)
+        w.wait(lambda: w.states[-1].state == "running", "running")
+        # Without commands a tick counts once enough observations have come after it.
+        for k in range(1, TICKS + 2 + PATIENCE):
+            w.observe(w.start + k * PERIOD)
+        ended = w.heard("ended", number)
+        assert (ended.ticks, ended.outcome, ended.total_reward) == (TICKS, "truncated", 0.0)
+        assert w.steps == []
 
 
 def test_only_observations_from_the_reset_on_count_also_those_that_overtake_its_answer(by_hand: World) -> None:
