@@ -264,7 +264,7 @@ class Scenario:
     rearm: bool = False
     """Commands pass again only after an explicit arm."""
     periods: float = 2.0
-    """Control periods within which the safe action must come."""
+    """Control periods within which the safe action must come; 0 where it waits for DDS to discover something."""
     quick: bool = False
     """Short enough for the test suite."""
     plant: str = "thread"

@@ -77,7 +77,7 @@ def table(results: list[Result], scenarios: Iterable[Scenario], period_s: float)
             continue
         times = [1e3 * r.seconds for r in mine if r.seconds is not None]
         figures = [f"{f(times):.0f} ms" for f in (np.median, lambda t: np.quantile(t, 0.95), max)] if times else ["", "", ""]
-        due = f"{1e3 * scenario.periods * period_s:.0f} ms" if scenario.outcome == "hold" else ""
+        due = f"{1e3 * scenario.periods * period_s:.0f} ms" if scenario.outcome == "hold" and scenario.periods else ""
         good = sum(not r.violations for r in mine)
         lines.append(f"| {scenario.injection} | {outcome(scenario)} | {good} of {len(mine)} | {' | '.join(figures)} | {due} |")
     return "\n".join(lines)
