@@ -168,3 +168,13 @@ def test_a_single_step_is_the_mean_over_members_of_the_first_of_a_rollout(stride
     torch.testing.assert_close(stepped.observation, following, atol=1e-5, rtol=1e-5)
     expected = stride * reward_function(contract())(start().expand(4, 5), given[0], following)
     torch.testing.assert_close(stepped.reward, torch.as_tensor(expected), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_large_rollouts_take_the_actions_step_by_step_and_give_the_same(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_dynamics(stride, sample=False)
+    ahead = model.rollout(start(), actions(), None)
+    monkeypatch.setattr("wm_ros.models.dynamics.ACTIONS_AHEAD", 0)
+    stepwise = model.rollout(start(), actions(), None)
+    torch.testing.assert_close(stepwise.observation, ahead.observation, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(stepwise.reward, ahead.reward, atol=1e-5, rtol=1e-5)

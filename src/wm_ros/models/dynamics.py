@@ -44,6 +44,11 @@ members do not know stays apart from noise; `TS1` draws a member anew for every 
 predictions, and knows no spread."""
 
 
+ACTIONS_AHEAD = 1 << 21
+"""Numbers up to which the actions' part of the first layer is computed for a whole rollout in one product. That saves nodes, which is what
+small networks spend their time on; beyond, the memory that it goes through costs more."""
+
+
 class ObservationDynamics(nn.Module):
     """Predicts the observation `stride` ticks ahead from an observation and the actions of those ticks.
 
@@ -159,16 +164,23 @@ class ObservationDynamics(nn.Module):
         from_state = first[:, :size] / self.observation_std.unsqueeze(-1)
         from_action = first[:, size:].unflatten(1, (self.stride, self.action_size)).sum(dim=1) / self.action_std.unsqueeze(-1)
         centre = torch.matmul(self.observation_mean, from_state) + torch.matmul(self.action_mean, from_action)  # [M, width]
-        driven = torch.matmul(actions.unsqueeze(1), from_action) + (biases[0] - centre.unsqueeze(1))  # [H, M, N, width]
+        offset = biases[0] - centre.unsqueeze(1)
+        width, both = first.shape[-1], torch.cat([from_state, from_action], dim=1)
+        ahead = horizon * self.members * candidates * width <= ACTIONS_AHEAD
+        driven = (torch.matmul(actions.unsqueeze(1), from_action) + offset).unbind(0) if ahead else ()  # H times [M, N, width]
         decode = self.network.decoder(self.target_std, self.target_mean)
         state = observation.expand(self.members, candidates, size)
         states = [state]
-        for h, push in enumerate(driven.unbind(0)):
+        for h in range(horizon):
             if self.propagation == "TS1" and noise is not None and h > 0:  # all start at the same observation
                 state = state.index_select(0, self._drawn_members(noise[h, :, 0, -1]))
-            hidden = nn.functional.silu(torch.matmul(state, from_state) + push)
-            for weight, offset in zip(weights[1:-1], biases[1:-1], strict=True):
-                hidden = nn.functional.silu(torch.matmul(hidden, weight) + offset)
+            if ahead:
+                hidden = torch.matmul(state, from_state) + driven[h]
+            else:
+                hidden = torch.matmul(torch.cat([state, actions[h].expand(self.members, -1, -1)], dim=-1), both) + offset
+            hidden = nn.functional.silu(hidden)
+            for weight, bias in zip(weights[1:-1], biases[1:-1], strict=True):
+                hidden = nn.functional.silu(torch.matmul(hidden, weight) + bias)
             expected, drawn = decode(hidden, noise[h, ..., : self.prediction_noise] if self.sample and noise is not None else None)
             following = self._base(state) + expected
             if drawn is not None:
