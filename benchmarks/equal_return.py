@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -13,7 +14,8 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from benchmarks.perfect import Entry, entries, machine, run_cell
+import tyro
+from benchmarks.perfect import TIMED_TICKS, Entry, entries, machine, run_cell
 
 from wm_ros.cli.bench import Result
 from wm_ros.cli.versions import versions
@@ -35,7 +37,6 @@ BUDGET = {
     "mcts": "simulations",
 }
 """Planner → the setting that its budget is counted in."""
-TIMED_TICKS = 20
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class Options:
     """That roll out."""
     ticks: int | None = None
     """Length of an episode; the contract's own if None."""
+    planners: tuple[str, ...] = tuple(BUDGET)
+    retime: bool = False
+    """Measure the times of all plans anew, one after the other on a quiet machine; the returns stay."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +111,15 @@ def bench(options: Options) -> dict[str, dict[str, list[Point]]]:
     wanted = [
         (replace(entry, config=scaled(entry.config, factor)), factor)
         for entry in entries(options.settings)
-        if entry.task in options.tasks and entry.config is not None and entry.planner in BUDGET
+        if entry.task in options.tasks and entry.config is not None and entry.planner in options.planners
         for factor in options.factors
     ]
     episodes = [(entry, factor, seed) for entry, factor in wanted for seed in options.seeds]
     # Times come last and side by side, so that a machine that is busy for a while troubles all planners alike.
     jobs = [*episodes, *((entry, factor, -1) for entry, factor in wanted)]
-    missing = [job for job in jobs if not table.has(job[0], job[2], _ticks(job[0], options), options.threads)]
+    missing = [
+        job for job in jobs if not table.has(job[0], job[2], _ticks(job[0], options), options.threads) or (options.retime and job[2] < 0)
+    ]
     started = time.perf_counter()
     for i, (entry, factor, seed) in enumerate(missing, start=1):
         ticks = TIMED_TICKS if seed < 0 else _ticks(entry, options)
@@ -244,8 +250,6 @@ def _draw(found: dict[str, dict[str, list[Point]]], path: Path) -> None:
 
 def run(quick: bool) -> list[Result]:
     """Milliseconds per plan at equal return beside the work of mbrl-lib's PETS."""
-    import tempfile
-
     options = Options(out=resources.share_directory() / "docs" / "results")
     if quick:
         with tempfile.TemporaryDirectory() as folder:
@@ -266,3 +270,7 @@ def _results(found: dict[str, dict[str, list[Point]]], options: Options) -> list
             peer = f"{PETS_STEPS} model steps, mbrl-lib's PETS"
             results.append(Result(name, point.ms, pets_ms(planners), peer, "ms", higher_is_better=False, settings=settings))
     return results
+
+
+if __name__ == "__main__":
+    bench(tyro.cli(Options))
