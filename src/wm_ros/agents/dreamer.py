@@ -1,0 +1,290 @@
+"""Dreamer: actor and critic that learn in a latent world model's imagination; V1, V2 and V3 are settings of the same parts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from wm_ros.agents.controller import Controller, NoiseSpec
+from wm_ros.contract.schema import Contract
+from wm_ros.models.rssm import RssmConfig, State
+from wm_ros.models.rssm_layers import Mlp, initialize
+from wm_ros.models.rssm_world import RssmWorld, ScalarKind, WorldConfig, scalar
+
+_MEAN_SCALE, _FIRST_STD, _MIN_STD = 5.0, 5.0, 1e-4
+"""Of V1's squashed Gaussian: bound of the mean, deviation to begin with, and its lower bound (its appendix A)."""
+_STD_RANGE = (0.1, 1.0)
+"""Of V2's and V3's bounded Gaussian."""
+
+
+@dataclass(frozen=True)
+class DreamerConfig:
+    """The networks; how they are trained stands in `training.dreamer_learner.DreamerFitConfig`. The defaults are V3's."""
+
+    rssm: RssmConfig = field(default_factory=RssmConfig)
+    """The recurrent state-space model."""
+    world: WorldConfig = field(default_factory=WorldConfig)
+    """Encoder, decoder, heads and the model's loss."""
+    actor_layers: int = 3
+    """Hidden layers of the actor."""
+    critic_layers: int = 3
+    """Hidden layers of the critic."""
+    units: int = 64
+    """Of both."""
+    policy: Literal["bounded", "squashed"] = "bounded"
+    """Gaussian actions: mean within the limits, deviation within 0.1 and 1 half ranges, cut at the limits (V2, V3); or squashed by the
+    hyperbolic tangent (V1). V2 cuts by a truncated normal; here samples past a limit count as the limit, as in V3."""
+    critic: ScalarKind = "twohot"
+    """The value's distribution: two-hot over exponential bins (V3) or of unit variance (V1, V2)."""
+
+    def __post_init__(self) -> None:
+        if min(self.actor_layers, self.critic_layers, self.units) < 1:
+            raise ValueError("actor_layers, critic_layers and units must be at least 1")
+
+
+V3 = DreamerConfig()
+"""Hafner et al. 2023 (arXiv 2301.04104), at the authors' size of one million parameters."""
+
+V2 = DreamerConfig(
+    rssm=RssmConfig(
+        classes=32,
+        unimix=0.0,
+        deter=200,
+        hidden=200,
+        blocks=0,
+        prior_layers=1,
+        posterior_layers=1,
+        norm="layer",
+        dense_norm=False,
+        activation="elu",
+    ),
+    world=WorldConfig(
+        units=400,
+        encoder_layers=4,
+        decoder_layers=4,
+        reward_layers=4,
+        continue_layers=4,
+        symlog=False,
+        reward="gaussian",
+        dynamics_scale=0.8,
+        representation_scale=0.2,
+        free_nats=1.0,
+        free_average=True,
+    ),
+    actor_layers=4,
+    critic_layers=4,
+    units=400,
+    critic="gaussian",
+)
+"""Hafner et al. 2021 (arXiv 2010.02193), with its authors' settings for continuous control."""
+
+V1 = DreamerConfig(
+    rssm=RssmConfig(
+        latent="gaussian",
+        groups=30,
+        unimix=0.0,
+        deter=200,
+        hidden=200,
+        blocks=0,
+        prior_layers=1,
+        posterior_layers=1,
+        norm="none",
+        dense_norm=False,
+        activation="elu",
+    ),
+    world=WorldConfig(
+        units=400,
+        encoder_layers=3,
+        decoder_layers=3,
+        reward_layers=2,
+        continue_layers=3,
+        symlog=False,
+        reward="gaussian",
+        dynamics_scale=1.0,
+        representation_scale=1.0,
+        free_nats=3.0,
+        free_average=True,
+    ),
+    actor_layers=4,
+    critic_layers=3,
+    units=400,
+    policy="squashed",
+    critic="gaussian",
+)
+"""Hafner et al. 2020 (arXiv 1912.01603)."""
+
+
+class Actor(nn.Module):
+    """A Gaussian over actions in half ranges, by the state's features."""
+
+    def __init__(self, features: int, actions: int, config: DreamerConfig) -> None:
+        super().__init__()
+        scale = 0.01 if config.policy == "bounded" else 1.0  # V3 begins with almost equal actions everywhere
+        rssm = config.rssm
+        self.network = Mlp(features, config.units, config.actor_layers, 2 * actions, rssm.layer_norm, rssm.activation, scale)
+        self.bounded = config.policy == "bounded"
+
+    def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `[..., F]` → mean and standard deviation `[..., A]` of the action before it is brought within its limits."""
+        mean, spread = self.network(feature).chunk(2, dim=-1)
+        if self.bounded:
+            low, high = _STD_RANGE
+            return torch.tanh(mean), low + (high - low) * torch.sigmoid(spread + 2.0)
+        begin = math.log(math.expm1(_FIRST_STD))
+        return _MEAN_SCALE * torch.tanh(mean / _MEAN_SCALE), nn.functional.softplus(spread + begin) + _MIN_STD
+
+    def limited(self, sample: Tensor) -> Tensor:
+        """A sample `[..., A]` within [-1, 1]; where it is cut, gradients pass as if it were not."""
+        if not self.bounded:
+            return torch.tanh(sample)
+        cut = sample.clamp(-1.0, 1.0)
+        return sample + (cut - sample).detach() if torch.is_grad_enabled() and sample.requires_grad else cut
+
+
+def log_density(sample: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Of samples `[..., A]` before they are limited, summed over the joints `[...]`."""
+    return (-0.5 * ((sample - mean) / std).square() - std.log() - 0.5 * math.log(2.0 * math.pi)).sum(-1)
+
+
+def entropy(std: Tensor) -> Tensor:
+    """Of the Gaussian before it is limited `[..., A]` → `[...]`, in nats of half ranges."""
+    return (std.log() + 0.5 * math.log(2.0 * math.pi * math.e)).sum(-1)
+
+
+class Critic(nn.Module):
+    """The value of a state, by its features."""
+
+    def __init__(self, features: int, config: DreamerConfig) -> None:
+        super().__init__()
+        zero = 0.0 if config.critic == "twohot" else 1.0
+        self.kind = scalar(config.critic)
+        rssm = config.rssm
+        self.network = Mlp(features, config.units, config.critic_layers, self.kind.outputs, rssm.layer_norm, rssm.activation, zero)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Features `[..., F]` → what `kind` reads as values."""
+        return self.network(feature)
+
+
+class DreamerNetworks(nn.Module):
+    """World model, actor and critic. Inside, actions are in half ranges, [-1, 1]."""
+
+    def __init__(self, contract: Contract, config: DreamerConfig) -> None:
+        super().__init__()
+        observations, actions = contract.observation_size, contract.action_size
+        self.world = RssmWorld(observations, actions, config.rssm, config.world)
+        self.actor = Actor(self.world.feature_size, actions, config)
+        self.critic = Critic(self.world.feature_size, config)
+        low, high = (torch.tensor([getattr(j, side) for j in contract.action.joints]) for side in ("low", "high"))
+        self.register_buffer("action_middle", (low + high) / 2.0)
+        self.register_buffer("action_half", (high - low) / 2.0)
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draws the first weights."""
+        for part in (self.world, self.actor, self.critic):
+            initialize(part, generator)
+
+    def to_half_ranges(self, action: Tensor) -> Tensor:
+        """Actions `[..., A]` in contract units → in half ranges."""
+        return (action - self.action_middle) / self.action_half
+
+    def to_contract(self, action: Tensor) -> Tensor:
+        """Actions `[..., A]` in half ranges → in contract units."""
+        return self.action_middle + self.action_half * action
+
+
+@dataclass(frozen=True, eq=False)
+class Imagination:
+    """H steps from each of N states, by the actor."""
+
+    feature: Tensor
+    """[H+1, N, F], the first where imagination began."""
+    mean: Tensor
+    """[H, N, A], the actor's at all but the last state."""
+    std: Tensor
+    """[H, N, A]."""
+    sample: Tensor
+    """[H, N, A], before it is limited."""
+
+
+def imagine(
+    networks: DreamerNetworks, start: State, latent_noise: Tensor, action_noise: Tensor, through_dynamics: bool
+) -> Imagination:
+    """Rolls actor and prior out; every network is evaluated once per state.
+
+    Args:
+        networks: world model and actor.
+        start: [N, ...]; no gradient goes into it.
+        latent_noise: [H, N, G].
+        action_noise: [H, N, A], standard normal.
+        through_dynamics: whether later states have gradients by earlier actions (V1, V2); else the actor's outputs alone have any,
+            and the model runs without.
+    """
+    actor, rssm = networks.actor, networks.world.rssm
+    state = State(start.deter.detach(), start.stoch.detach())
+    features, means, stds, samples = [state.feature], [], [], []
+    for noise, wiggle in zip(latent_noise, action_noise, strict=True):
+        # V1 and V2 give the actor its features without gradient too: an action answers for what it does, not for what led to it.
+        mean, std = actor(features[-1].detach())
+        sample = mean + std * wiggle
+        if not through_dynamics:
+            sample = sample.detach()
+        with torch.set_grad_enabled(through_dynamics):
+            state = rssm.imagine_step(state, actor.limited(sample), noise)
+            features.append(state.feature)
+        means.append(mean)
+        stds.append(std)
+        samples.append(sample)
+    return Imagination(torch.stack(features), torch.stack(means), torch.stack(stds), torch.stack(samples))
+
+
+def lambda_returns(reward: Tensor, value: Tensor, discount: Tensor, weight: float) -> Tensor:
+    """The exponential average of all n-step returns (V1, equations 4 to 6; V3, equation 7).
+
+    Args:
+        reward: [H, ...], on arriving at each next state.
+        value: [H, ...], of each next state.
+        discount: [H, ...], what lies behind each next state counts by.
+        weight: lambda.
+
+    Returns:
+        [H, ...], of each state but the last; that one counts its value in full.
+    """
+    following, returns = value[-1], []
+    for r, v, d in zip(reward.flip(0), value.flip(0), discount.flip(0), strict=True):
+        following = r + d * ((1.0 - weight) * v + weight * following)
+        returns.append(following)
+    return torch.stack(returns[::-1])
+
+
+class DreamerController(Controller):
+    """Posterior and actor as one pure function; the carry is the model's state and the last action, zero where an episode begins."""
+
+    agent = "dreamer"
+
+    def __init__(self, contract: Contract, config: DreamerConfig, explore: bool = False) -> None:
+        """Args: contract, networks, and whether to draw from the actor's Gaussian (one more noise input) or to take its mean."""
+        super().__init__()
+        self.config = {**asdict(config), "explore": explore}
+        self.networks = DreamerNetworks(contract, config)
+        latent = self.networks.world.rssm.latent
+        self.carry = {"deter": (config.rssm.deter,), "stoch": (latent.size,), "action": (contract.action_size,)}
+        self.noise = {"latent": NoiseSpec((latent.noise,), latent.distribution)}
+        if explore:
+            self.noise["action"] = NoiseSpec((contract.action_size,))
+        self._explore = explore
+
+    def forward(self, observation: Tensor, carry: dict[str, Tensor], noise: dict[str, Tensor]) -> dict[str, Any]:
+        networks = self.networks
+        before = State(carry["deter"].unsqueeze(0), carry["stoch"].unsqueeze(0))
+        embedded = networks.world.embed(observation.unsqueeze(0))
+        state = networks.world.rssm.observe_step(before, carry["action"].unsqueeze(0), embedded, noise["latent"].unsqueeze(0))
+        mean, std = networks.actor(state.feature)
+        action = networks.actor.limited(mean + std * noise["action"] if self._explore else mean)
+        value = networks.critic.kind.mean(networks.critic(state.feature))
+        following = {"deter": state.deter[0], "stoch": state.stoch[0], "action": action[0]}
+        return {"action": networks.to_contract(action)[0], "value": value[0], "next": following}

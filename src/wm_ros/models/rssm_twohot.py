@@ -1,0 +1,74 @@
+"""Symlog, and scalars as categories of exponentially spaced bins (DreamerV3, Hafner et al. 2023, arXiv 2301.04104)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+BINS = 255
+"""Odd, so that one bin is at zero (appendix of the paper)."""
+RANGE = 20.0
+"""The bins lie at symexp of equal steps from -20 to 20."""
+
+
+def symlog(value: Tensor) -> Tensor:
+    """sign(x) log(1 + |x|): compresses large magnitudes of either sign."""
+    return torch.sign(value) * torch.log1p(value.abs())
+
+
+def symexp(value: Tensor) -> Tensor:
+    """The inverse of `symlog`."""
+    return torch.sign(value) * torch.expm1(value.abs())
+
+
+def spaced_bins() -> Tensor:
+    """The places `[BINS]` of the bins, exactly symmetric about zero."""
+    right = symexp(torch.linspace(0.0, RANGE, BINS // 2 + 1, dtype=torch.float64)).float()
+    return torch.cat([-right[1:].flip(0), right])
+
+
+class TwoHot(nn.Module):
+    """Reads logits over the bins as a scalar, and scores them against one."""
+
+    bins: Tensor
+    outputs = BINS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bins", spaced_bins())
+
+    def mean(self, logits: Tensor) -> Tensor:
+        """Expected value `[...]` under logits `[..., BINS]`."""
+        probability = torch.softmax(logits, dim=-1)
+        half = BINS // 2
+        # Outer bins are at 5e8: pairs of equal size cancel before they are added up, so that even weights give exactly zero.
+        difference = probability[..., half + 1 :] - probability[..., :half].flip(-1)
+        return difference @ self.bins[half + 1 :]
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross entropy `[...]` with the two bins beside the target `[...]`, each weighted by nearness."""
+        low, weight = self.neighbours(target)
+        log_probability = torch.log_softmax(logits, dim=-1)
+        at_low = log_probability.gather(-1, low.unsqueeze(-1)).squeeze(-1)
+        at_high = log_probability.gather(-1, (low + 1).unsqueeze(-1)).squeeze(-1)
+        return -((1.0 - weight) * at_low + weight * at_high)
+
+    def neighbours(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The bin `[...]` at or below each target `[...]`, and the share `[...]` of the one above it."""
+        low = (torch.searchsorted(self.bins, target.contiguous(), right=True) - 1).clamp(0, BINS - 2)
+        left, right = self.bins[low], self.bins[low + 1]
+        return low, ((target - left) / (right - left)).clamp(0.0, 1.0)
+
+
+class Gaussian(nn.Module):
+    """A scalar with unit variance, as in DreamerV1 and V2: its negative log density is half the squared error."""
+
+    outputs = 1
+
+    def mean(self, output: Tensor) -> Tensor:
+        """The value `[...]` that outputs `[..., 1]` stand for."""
+        return output.squeeze(-1)
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Half the squared error `[...]` of outputs `[..., 1]`."""
+        return 0.5 * (output.squeeze(-1) - target).square()

@@ -1,0 +1,346 @@
+"""The update of Dreamer V1, V2 and V3: world model, actor and critic, as a function of parameters, batch and noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from wm_ros.agents.dreamer import Critic, DreamerConfig, DreamerNetworks, Imagination, entropy, imagine, lambda_returns, log_density
+from wm_ros.contract.errors import UserError
+from wm_ros.contract.schema import Contract
+from wm_ros.models.rssm import State
+from wm_ros.models.rssm_world import WorldLosses
+from wm_ros.training.flat_optimizer import FlatOptimizer, OptimizerConfig, flatten
+
+
+@dataclass(frozen=True)
+class DreamerFitConfig:
+    """How the networks are trained; the defaults are V3's (arXiv 2301.04104, table of hyperparameters)."""
+
+    batch: int = 16
+    """Stretches of one update."""
+    length: int = 64
+    """Rows of each stretch."""
+    horizon: int = 15
+    """Imagined steps."""
+    discount: float = 1.0 - 1.0 / 333.0
+    """Per control tick."""
+    return_lambda: float = 0.95
+    """Weight of longer returns."""
+    learning_rate: float = 4e-5
+    """Of the world model."""
+    actor_rate: float = 4e-5
+    """Of the actor."""
+    critic_rate: float = 4e-5
+    """Of the critic."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Of all three."""
+    reinforce: float = 1.0
+    """Share of the actor's gradient from REINFORCE; the rest goes through the model's dynamics. V3 1; V1 0; V2 0 for continuous actions."""
+    entropy: float = 3e-4
+    """Weight of the actor's entropy."""
+    normalize_returns: bool = True
+    """Returns count in units of the range from their 5th to their 95th percentile, where that is above 1 (V3, equation 11)."""
+    return_rate: float = 0.01
+    """Share of that range that is renewed with each update."""
+    slow_critic: Literal["none", "target", "regularizer"] = "regularizer"
+    """Returns are made with the critic itself (V1), with a slow copy (V2), or with itself while it is held near the copy (V3)."""
+    slow_rate: float = 0.02
+    """Share of the critic that the copy takes over each time."""
+    slow_every: int = 1
+    """Updates between those times."""
+    replay_value: float = 0.3
+    """Weight of the critic's loss on the states of the replay, beside the imagined ones (V3)."""
+    explore_noise: float = 0.0
+    """Standard deviation of noise on the actions that are recorded, in half ranges (V1)."""
+    train_ratio: float = 512.0
+    """Replayed rows for each that comes in; `batch` times `length` of them are one update."""
+    warm_up: int = 1000
+    """Steps with uniformly random actions before the first update."""
+    capacity: int = 1_000_000
+    """Rows kept; the oldest make room."""
+    max_skipped: int = 20
+    """So many updates in a row without finite losses and gradients end the training."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "actor_rate", "critic_rate", "train_ratio"):
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise ValueError(f"{name} {getattr(self, name)} must be positive")
+        for name in ("reinforce", "return_lambda", "discount"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} {getattr(self, name)} must be within 0 and 1")
+        for name in ("slow_rate", "return_rate"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} {getattr(self, name)} must be above 0 and at most 1")
+        if min(self.entropy, self.replay_value, self.explore_noise) < 0.0:
+            raise ValueError("entropy, replay_value and explore_noise must not be negative")
+        if min(self.batch, self.horizon, self.slow_every, self.max_skipped) < 1 or self.length < 2:
+            raise ValueError("batch, horizon, slow_every and max_skipped must be at least 1, length at least 2")
+        if self.warm_up < self.length:
+            raise ValueError(f"warm_up {self.warm_up} must be at least length {self.length}: stretches are drawn from it")
+        if self.capacity < self.warm_up:
+            raise ValueError(f"capacity {self.capacity} must be at least warm_up {self.warm_up}")
+
+
+V3_FIT = DreamerFitConfig()
+
+V2_FIT = DreamerFitConfig(
+    batch=50,
+    length=50,
+    discount=0.99,
+    learning_rate=3e-4,
+    actor_rate=8e-5,
+    critic_rate=8e-5,
+    optimizer=OptimizerConfig("adam", epsilon=1e-5, adaptive_clip=0.0, norm_clip=100.0, weight_decay=1e-6, warm_up=0),
+    reinforce=0.0,
+    entropy=1e-4,
+    normalize_returns=False,
+    slow_critic="target",
+    slow_rate=1.0,
+    slow_every=100,
+    replay_value=0.0,
+)
+"""For continuous control (arXiv 2010.02193, appendix, and its authors' settings)."""
+
+V1_FIT = DreamerFitConfig(
+    batch=50,
+    length=50,
+    discount=0.99,
+    learning_rate=6e-4,
+    actor_rate=8e-5,
+    critic_rate=8e-5,
+    optimizer=OptimizerConfig("adam", epsilon=1e-7, adaptive_clip=0.0, norm_clip=100.0, warm_up=0),
+    reinforce=0.0,
+    entropy=0.0,
+    normalize_returns=False,
+    slow_critic="none",
+    replay_value=0.0,
+    explore_noise=0.3,
+)
+"""arXiv 1912.01603, appendix A."""
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceBatch:
+    """B stretches of L rows as tensors; see `data.sequence_buffer.Stretches`."""
+
+    observation: Tensor
+    """[B, L, O]."""
+    action: Tensor
+    """[B, L, A], in contract units, that led to the observation."""
+    reward: Tensor
+    """[B, L]."""
+    terminated: Tensor
+    """[B, L] bool."""
+    first: Tensor
+    """[B, L] bool."""
+
+
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """All randomness of one update."""
+
+    posterior: Tensor
+    """[L, B, G], of the latents along the data."""
+    prior: Tensor
+    """[H, L B, G], of the imagined ones."""
+    action: Tensor
+    """[H, L B, A], standard normal, of the imagined actions."""
+
+
+@dataclass(frozen=True, eq=False)
+class DreamerLosses:
+    """What one update saw, as tensors `[]`."""
+
+    world: WorldLosses
+    actor: Tensor
+    critic: Tensor
+    value: Tensor
+    """Mean return of the imagined states."""
+    entropy: Tensor
+    """Mean of the actor's, in nats of half ranges."""
+    skipped: bool
+    """It was not finite, and nothing was changed."""
+
+
+class DreamerLearner:
+    """Networks, slow critic and optimizers. `update` changes them and depends on nothing but its arguments and them."""
+
+    def __init__(self, contract: Contract, config: DreamerConfig, fit: DreamerFitConfig, generator: torch.Generator) -> None:
+        """Args: contract, networks, training, and who draws the first weights."""
+        self.config, self.fit = config, fit
+        self.networks = DreamerNetworks(contract, config)
+        self.networks.initialize(generator)
+        parts = {
+            "world": (self.networks.world, fit.learning_rate),
+            "actor": (self.networks.actor, fit.actor_rate),
+            "critic": (self.networks.critic, fit.critic_rate),
+        }
+        self.optimizers = {name: FlatOptimizer(list(m.parameters()), rate, fit.optimizer) for name, (m, rate) in parts.items()}
+        self.slow = Critic(self.networks.world.feature_size, config).requires_grad_(False)
+        self._slow = flatten(list(self.slow.parameters()))
+        self._slow.copy_(self.optimizers["critic"].values)
+        self.return_range = torch.zeros(2)
+        """Running 5th and 95th percentile of the returns, not yet corrected for their beginning at zero."""
+        self.updates = self.skipped = self._skipped_in_a_row = 0
+
+    def draw_noise(self, generator: torch.Generator) -> Noise:
+        """For one update."""
+        fit, latent, actions = self.fit, self.networks.world.rssm.latent, len(self.networks.action_half)
+        draw = torch.rand if latent.distribution == "uniform" else torch.randn
+        states = fit.batch * fit.length
+        return Noise(
+            draw((fit.length, fit.batch, latent.noise), generator=generator),
+            draw((fit.horizon, states, latent.noise), generator=generator),
+            torch.randn((fit.horizon, states, actions), generator=generator),
+        )
+
+    def update(self, batch: SequenceBatch, noise: Noise) -> DreamerLosses:
+        """One step of world model, actor and critic, all with gradients at the parameters before it.
+
+        Raises:
+            UserError: `max_skipped` updates in a row had losses or gradients that are not finite.
+        """
+        networks = self.networks
+        data = SequenceBatch(*(column.transpose(0, 1) for column in vars(batch).values()))
+        start = networks.world.rssm.start(batch.observation.shape[0])
+        action = networks.to_half_ranges(data.action)
+        world, seen = networks.world.loss(start, data.observation, action, data.reward, data.terminated, data.first, noise.posterior)
+        gradients = {"world": self._gradients("world", world.total)}
+
+        reached = State(seen.state.deter.flatten(0, 1), seen.state.stoch.flatten(0, 1))
+        imagined = imagine(networks, reached, noise.prior, noise.action, through_dynamics=self.fit.reinforce < 1.0)
+        actor, critic, returns, range_ = self._behavior(imagined, data)
+        gradients |= {"actor": self._gradients("actor", actor), "critic": self._gradients("critic", critic)}
+
+        losses = {**vars(world), "actor": actor, "critic": critic}
+        figures = {**losses, **{f"gradient of the {n}": torch.stack(torch._foreach_norm(g)).norm() for n, g in gradients.items()}}
+        finite = bool(torch.isfinite(torch.stack([f.detach() for f in figures.values()])).all())
+        if finite:
+            for name, gradient in gradients.items():
+                self.optimizers[name].step(gradient)
+            self.return_range = range_
+            self.updates += 1
+            self._skipped_in_a_row = 0
+            if self.updates % self.fit.slow_every == 0:
+                self._slow.lerp_(self.optimizers["critic"].values, self.fit.slow_rate)
+        else:
+            self._skip(batch, figures)
+        spread = entropy(imagined.std.detach()).mean()
+        kept = WorldLosses(*(v.detach() for v in vars(world).values()))
+        return DreamerLosses(kept, actor.detach(), critic.detach(), returns.mean(), spread, not finite)
+
+    def _gradients(self, part: str, loss: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad(loss, self.optimizers[part].parameters))
+
+    def _behavior(self, imagined: Imagination, data: SequenceBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Losses of actor and critic, the imagined returns `[H, N]`, and the new range of the returns."""
+        fit, networks, kind = self.fit, self.networks, self.networks.critic.kind
+        through_dynamics = fit.reinforce < 1.0
+        output = networks.critic(imagined.feature.detach())
+        slow = None if fit.slow_critic == "none" else self.slow(imagined.feature)
+        with torch.set_grad_enabled(through_dynamics):
+            if slow is not None and fit.slow_critic == "target":
+                value = kind.mean(slow)
+            else:
+                value = kind.mean(networks.critic(imagined.feature) if through_dynamics else output)
+            reward = networks.world.reward(imagined.feature[1:])
+            discount = fit.discount * networks.world.going_on(imagined.feature[1:])
+            returns = lambda_returns(reward, value[1:], discount, fit.return_lambda)
+
+        # What lies behind an imagined end, or behind a recorded one, counts for nothing.
+        weight = torch.cat([(~data.terminated).flatten().to(discount.dtype).unsqueeze(0), discount[:-1].detach()]).cumprod(0)
+        range_, scale = self._scale(returns.detach())
+        objective = fit.entropy * entropy(imagined.std)
+        if fit.reinforce > 0.0:
+            advantage = ((returns - value[:-1]) / scale).detach()
+            objective = objective + fit.reinforce * log_density(imagined.sample.detach(), imagined.mean, imagined.std) * advantage
+        if through_dynamics:
+            objective = objective + (1.0 - fit.reinforce) * returns / scale
+        actor = -(weight * objective).mean()
+
+        fixed = returns.detach()
+        error = kind.loss(output[:-1], fixed)
+        if slow is not None and fit.slow_critic == "regularizer":
+            error = error + kind.loss(output[:-1], kind.mean(slow[:-1]))
+        critic = (weight * error).mean()
+        if fit.replay_value:
+            critic = critic + fit.replay_value * self._replay_loss(output[0], None if slow is None else slow[0], fixed[0], data)
+        return actor, critic, fixed, range_
+
+    def _replay_loss(self, output: Tensor, slow: Tensor | None, imagined: Tensor, data: SequenceBatch) -> Tensor:
+        """The critic's loss on the states of the data; imagination began there, so its outputs are at hand (V3, on critic learning)."""
+        kind, shape = self.networks.critic.kind, data.reward.shape
+        returns, last = replay_returns(data, imagined.view(shape), self.fit.discount, self.fit.return_lambda)
+        output = output.view(*shape, -1)[:-1]
+        error = kind.loss(output, returns)
+        if slow is not None and self.fit.slow_critic == "regularizer":
+            error = error + kind.loss(output, kind.mean(slow.view(*shape, -1)[:-1]))
+        return ((~last).to(error.dtype) * error).mean()
+
+    def _scale(self, returns: Tensor) -> tuple[Tensor, Tensor]:
+        """The new running percentiles, and what returns are divided by (V3, equations 10 and 11)."""
+        if not self.fit.normalize_returns:
+            return self.return_range, returns.new_ones(())
+        rate = self.fit.return_rate
+        found = torch.quantile(returns.flatten(), returns.new_tensor([0.05, 0.95]))
+        range_ = self.return_range.lerp(found, rate)
+        low, high = range_ / (1.0 - (1.0 - rate) ** (self.updates + 1))
+        return range_, (high - low).clamp(min=1.0)
+
+    def _skip(self, batch: SequenceBatch, figures: dict[str, Tensor]) -> None:
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= self.fit.max_skipped:
+            inputs = {f"the batch's {name}": column for name, column in vars(batch).items()}
+            wrong = [name for name, value in (inputs | figures).items() if not torch.isfinite(value).all()]
+            raise UserError(
+                f"{self._skipped_in_a_row} updates in a row were not finite, after {self.updates} that were: {', '.join(wrong)}: "
+                "begin anew with a lower fit.learning_rate, or look for what the robot or its reward gave, where the batch is not finite"
+            )
+
+    def state(self) -> dict[str, Tensor]:
+        """All that `update` changes."""
+        held = {f"{name}.{k}": v for name, optimizer in self.optimizers.items() for k, v in optimizer.state().items()}
+        counters = torch.tensor([self.updates, self.skipped, self._skipped_in_a_row], dtype=torch.int64)
+        return held | {"slow": self._slow.clone(), "return_range": self.return_range.clone(), "counters": counters}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Takes over what `state` gave.
+
+        Raises:
+            KeyError: something is missing.
+            RuntimeError: sizes differ.
+        """
+        for name, optimizer in self.optimizers.items():
+            optimizer.restore({k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")})
+        self._slow.copy_(state["slow"])
+        self.return_range = state["return_range"].clone()
+        self.updates, self.skipped, self._skipped_in_a_row = state["counters"].tolist()
+
+
+def replay_returns(data: SequenceBatch, bootstrap: Tensor, discount: float, weight: float) -> tuple[Tensor, Tensor]:
+    """Lambda returns along recorded rewards, with imagined returns to bootstrap from.
+
+    Args:
+        data: [L, B, ...], time first.
+        bootstrap: [L, B], the imagined return from each state.
+        discount: per tick.
+        weight: lambda.
+
+    Returns:
+        Returns `[L-1, B]` of all rows but the last, and which of these rows `[L-1, B]` end an episode: those have none.
+    """
+    last = data.first[1:]
+    ends_next = torch.cat([last[1:], torch.zeros_like(last[:1])]) | data.terminated[1:]
+    alive = discount * (~data.terminated[1:]).to(bootstrap.dtype)
+    following, returns = bootstrap[-1], []
+    for t in range(len(last) - 1, -1, -1):
+        longer = torch.where(ends_next[t], bootstrap[t + 1], (1.0 - weight) * bootstrap[t + 1] + weight * following)
+        following = data.reward[t + 1] + alive[t] * longer
+        returns.append(following)
+    return torch.stack(returns[::-1]), last | data.terminated[:-1]

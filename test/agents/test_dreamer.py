@@ -1,0 +1,151 @@
+"""Dreamer's imagination and its controller."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_dreamer import VERSIONS, config, learner
+from small_sac import arm
+
+from wm_ros.agents.dreamer import DreamerController, imagine, lambda_returns
+from wm_ros.export import controller as export
+from wm_ros.export.template import template
+from wm_ros.models.rssm import State
+from wm_ros.runtime.controller import ControllerSession
+
+
+def controller(version: str = "v3", explore: bool = False) -> DreamerController:
+    made = DreamerController(arm(), config(version), explore)
+    made.networks.initialize(torch.Generator().manual_seed(5))
+    return made
+
+
+def test_lambda_returns_are_the_average_of_all_n_step_returns() -> None:
+    generator = torch.Generator().manual_seed(0)
+    horizon, weight = 6, 0.8
+    reward, value = (torch.randn((horizon, 3), generator=generator) for _ in range(2))
+    discount = torch.rand((horizon, 3), generator=generator)
+    expected = torch.zeros(horizon, 3)
+    for t in range(horizon):
+        n_step = []
+        for n in range(1, horizon - t + 1):
+            total, so_far = torch.zeros(3), torch.ones(3)
+            for k in range(n):
+                total = total + so_far * reward[t + k]
+                so_far = so_far * discount[t + k]
+            n_step.append(total + so_far * value[t + n - 1])
+        mixed = sum((1 - weight) * weight**i * r for i, r in enumerate(n_step[:-1]))
+        expected[t] = mixed + weight ** (len(n_step) - 1) * n_step[-1]
+    torch.testing.assert_close(lambda_returns(reward, value, discount, weight), expected)
+
+
+@pytest.mark.parametrize("through_dynamics", [True, False])
+def test_imagination_asks_every_network_once_per_state(through_dynamics: bool) -> None:
+    networks = controller().networks
+    rows = {"actor": 0, "prior": 0, "cell": 0}
+
+    def count(name: str) -> object:
+        def hook(module: object, inputs: tuple[torch.Tensor, ...], output: object) -> None:
+            rows[name] += inputs[0].shape[0]
+
+        return hook
+
+    for name, module in (("actor", networks.actor.network), ("prior", networks.world.rssm.prior), ("cell", networks.world.rssm.cell)):
+        module.register_forward_hook(count(name))
+    start = networks.world.rssm.start(10)
+    imagined = imagine(networks, start, torch.rand(4, 10, 4), torch.randn(4, 10, 3), through_dynamics)
+    assert rows == {"actor": 40, "prior": 40, "cell": 40}
+    assert imagined.feature.shape == (5, 10, networks.world.feature_size) and imagined.mean.shape == (4, 10, 3)
+    assert imagined.feature.requires_grad is through_dynamics and imagined.mean.requires_grad
+
+
+def test_the_gradient_through_the_dynamics_is_that_of_finite_differences() -> None:
+    networks = controller("v1").networks.double()
+    generator = torch.Generator().manual_seed(1)
+    latent, wiggle = (torch.randn((3, 2, n), generator=generator, dtype=torch.float64) for n in (4, 3))
+    start = State(*(torch.randn((2, n), generator=generator, dtype=torch.float64) for n in (24, 4)))
+
+    def reached() -> torch.Tensor:
+        return networks.world.reward(imagine(networks, start, latent, wiggle, through_dynamics=True).feature[1:]).sum()
+
+    bias = networks.actor.network.output.bias
+    found = torch.autograd.grad(reached(), bias)[0]
+    # The actor sees its features without gradient, so the difference is taken with its later inputs held.
+    fixed = imagine(networks, start, latent, wiggle, through_dynamics=True).feature.detach()
+
+    def held() -> torch.Tensor:
+        state, total = start, torch.zeros((), dtype=torch.float64)
+        for h in range(3):
+            mean, std = networks.actor(fixed[h])
+            state = networks.world.rssm.imagine_step(state, networks.actor.limited(mean + std * wiggle[h]), latent[h])
+            total = total + networks.world.reward(state.feature).sum()
+        return total
+
+    with torch.no_grad():
+        for i in range(len(bias)):
+            step = torch.zeros_like(bias)
+            step[i] = 1e-6
+            bias.add_(step)
+            above = held()
+            bias.sub_(2 * step)
+            below = held()
+            bias.add_(step)
+            torch.testing.assert_close(found[i], (above - below) / 2e-6, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_actions_are_within_the_limits_of_each_joint(version: str) -> None:
+    policy = controller(version, explore=True)
+    carry = {name: torch.zeros(shape) for name, shape in policy.carry.items()}
+    generator = torch.Generator().manual_seed(0)
+    low, high = (torch.tensor([getattr(j, side) for j in arm().action.joints]) for side in ("low", "high"))
+    for _ in range(20):
+        noise = {"latent": torch.rand(4, generator=generator), "action": 5.0 * torch.randn(3, generator=generator)}
+        with torch.no_grad():
+            result = policy(10.0 * torch.randn(7, generator=generator), carry, noise)
+        carry = result["next"]
+        assert (result["action"] >= low).all() and (result["action"] <= high).all()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_torch_and_onnxruntime_agree_over_a_rollout_of_500_steps(version: str, tmp_path: Path) -> None:
+    policy, contract = controller(version), arm()
+    written = export.write(tmp_path / "controller.onnx", template(policy, contract), policy, contract, export.Origin(version=1, seed=5))
+    assert written.parity < 1e-4
+    session = ControllerSession.load(tmp_path / "controller.onnx", contract)
+    session.reset(9)
+    draws = np.random.Generator(np.random.PCG64(np.random.SeedSequence(9)))
+    rng = np.random.default_rng(3)
+    observation, carry = np.zeros(7, np.float32), {name: torch.zeros(shape) for name, shape in policy.carry.items()}
+    worst, actions = 0.0, []
+    for _ in range(500):
+        noise = draws.random(4, np.float32) if version != "v1" else draws.standard_normal(4, np.float32)
+        with torch.no_grad():
+            expected = policy(torch.from_numpy(observation), carry, {"latent": torch.from_numpy(noise)})
+        carry = expected["next"]
+        output = session.act(observation)
+        session.prepare()
+        worst = max(worst, float(np.abs(output.action - expected["action"].numpy()).max()))
+        actions.append(output.action.copy())
+        observation = (0.9 * observation + 0.3 * rng.standard_normal(7)).astype(np.float32)
+    assert worst < 1e-4 and np.std(actions, axis=0).min() > 1e-3
+
+
+def test_a_reset_begins_with_an_empty_carry(tmp_path: Path) -> None:
+    policy, contract = controller(), arm()
+    export.write(tmp_path / "controller.onnx", template(policy, contract), policy, contract, export.Origin(version=1, seed=5))
+    session = ControllerSession.load(tmp_path / "controller.onnx", contract)
+    observation, runs = np.ones(7, np.float32), []
+    for _ in range(2):
+        session.reset(1)
+        runs.append([session.act(observation).action.copy() for _ in range(3)])
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert not np.array_equal(runs[0][0], runs[0][2])
+
+
+def test_the_networks_of_a_learner_fit_the_controller() -> None:
+    policy = DreamerController(arm(), config())
+    policy.networks.load_state_dict(learner().networks.state_dict())

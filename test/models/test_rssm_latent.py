@@ -1,0 +1,93 @@
+"""Samples, gradients and divergences of the latents, against formulas by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from wm_ros.models.rssm_latent import CategoricalLatent, GaussianLatent, balanced_divergence
+
+GENERATOR = torch.Generator().manual_seed(0)
+POSTERIOR, PRIOR = (2.0 * torch.randn((6, 15), generator=GENERATOR) for _ in range(2))
+
+
+def test_a_class_is_drawn_as_often_as_its_probability_says() -> None:
+    latent = CategoricalLatent(1, 4, 0.0)
+    raw = torch.tensor([1.0, 0.0, 2.0, -1.0])
+    noise = (torch.arange(10_000) + 0.5) / 10_000
+    samples = latent.sample(raw.expand(len(noise), -1), noise.unsqueeze(-1))
+    assert torch.equal(samples.sum(-1), torch.ones(len(noise))) and set(samples.unique().tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(samples.mean(0), torch.softmax(raw, 0), atol=2e-4, rtol=0)
+
+
+def test_the_largest_noise_draws_the_last_class_of_any_distribution() -> None:
+    latent = CategoricalLatent(3, 5, 0.01)
+    sample = latent.sample(POSTERIOR, torch.full((6, 3), 1.0 - 2**-24)).view(6, 3, 5)
+    assert torch.equal(sample.sum(-1), torch.ones(6, 3)) and torch.equal(sample[..., -1], torch.ones(6, 3))
+
+
+def test_unimix_keeps_every_probability_above_its_share() -> None:
+    probability = CategoricalLatent(3, 5, 0.01).probabilities(50.0 * POSTERIOR)
+    assert probability.min() >= 0.01 / 5 * 0.999
+    torch.testing.assert_close(probability.sum(-1), torch.ones(6, 3))
+
+
+def test_gradients_pass_through_a_sample_as_through_the_probabilities() -> None:
+    latent, pull = CategoricalLatent(3, 5, 0.01), torch.randn((6, 15), generator=GENERATOR)
+    raw = POSTERIOR.clone().requires_grad_()
+    found = torch.autograd.grad((latent.sample(raw, torch.rand((6, 3), generator=GENERATOR)) * pull).sum(), raw)[0]
+    expected = torch.autograd.grad((latent.probabilities(raw).flatten(-2) * pull).sum(), raw)[0]
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_gaussian_divergence_is_that_of_torch() -> None:
+    latent, raws = GaussianLatent(7), [torch.randn((5, 14), generator=GENERATOR) for _ in range(2)]
+    first, second = (Normal(*latent.moments(raw)) for raw in raws)
+    torch.testing.assert_close(latent.divergence(*raws), kl_divergence(first, second).sum(-1))
+    torch.testing.assert_close(latent.entropy(raws[0]), first.entropy().sum(-1))
+
+
+@pytest.mark.parametrize(("dynamics", "representation"), [(1.0, 0.1), (0.8, 0.2), (1.0, 1.0)])
+def test_kl_balancing_weighs_the_two_gradients(dynamics: float, representation: float) -> None:
+    latent = CategoricalLatent(3, 5, 0.0)
+    posterior, prior = POSTERIOR.clone().requires_grad_(), PRIOR.clone().requires_grad_()
+    loss = balanced_divergence(latent, posterior, prior, dynamics, representation, 0.0, average=False)
+    by_posterior, by_prior = torch.autograd.grad(loss, (posterior, prior))
+    p, q = (torch.softmax(raw.view(6, 3, 5), -1) for raw in (POSTERIOR, PRIOR))
+    ratio = p.log() - q.log()
+    # d KL / d logits of q is q - p; of p it is p (log p/q - KL), group by group.
+    torch.testing.assert_close(by_prior, dynamics * (q - p).flatten(1) / 6)
+    kl = (p * ratio).sum(-1, keepdim=True)
+    torch.testing.assert_close(by_posterior, representation * (p * (ratio - kl)).flatten(1) / 6)
+    torch.testing.assert_close(loss, (dynamics + representation) * kl.sum((1, 2)).mean())
+
+
+def test_equal_weights_of_one_have_the_gradient_of_the_plain_divergence() -> None:
+    latent = GaussianLatent(5)
+    raws = [torch.randn((4, 10), generator=GENERATOR).requires_grad_() for _ in range(2)]
+    plain = torch.autograd.grad(latent.divergence(*raws).mean(), raws)
+    balanced = torch.autograd.grad(balanced_divergence(latent, *raws, 1.0, 1.0, 0.0, average=True), raws)
+    torch.testing.assert_close(balanced, plain)
+
+
+def test_states_within_the_free_nats_have_no_gradient_and_others_all_of_theirs() -> None:
+    latent = CategoricalLatent(3, 5, 0.0)
+    prior = torch.where(torch.arange(6).unsqueeze(1) < 3, POSTERIOR + 0.1 * PRIOR, PRIOR).requires_grad_()
+    each = latent.divergence(POSTERIOR, prior).detach()
+    assert (each[:3] < 1.0).all() and (each[3:] > 1.0).all()
+    bound = torch.autograd.grad(balanced_divergence(latent, POSTERIOR, prior, 1.0, 0.1, 1.0, average=False), prior)[0]
+    free = torch.autograd.grad(balanced_divergence(latent, POSTERIOR, prior, 1.0, 0.1, 0.0, average=False), prior)[0]
+    assert torch.equal(bound[:3], torch.zeros_like(bound[:3]))
+    torch.testing.assert_close(bound[3:], free[3:])
+
+
+def test_free_nats_of_the_average_leave_every_state_its_gradient_or_none() -> None:
+    latent = CategoricalLatent(3, 5, 0.0)
+    prior = PRIOR.clone().requires_grad_()
+    mean = float(latent.divergence(POSTERIOR, PRIOR).mean())
+    gradients = [
+        torch.autograd.grad(balanced_divergence(latent, POSTERIOR, prior, 1.0, 1.0, free, average=True), prior)[0]
+        for free in (0.9 * mean, 1.1 * mean)
+    ]
+    assert (gradients[0].abs().sum(1) > 0).all() and torch.equal(gradients[1], torch.zeros_like(prior))

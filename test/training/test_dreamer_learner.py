@@ -1,0 +1,160 @@
+"""The update of Dreamer: it learns, it repeats and resumes bit for bit, and it survives what is not finite."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from one_thread import one_thread  # noqa: F401
+from safetensors.torch import load, save
+from small_dreamer import VERSIONS, batch, learner
+
+from wm_ros.agents.dreamer import V1, V2, V3
+from wm_ros.contract.errors import UserError
+from wm_ros.training.dreamer_learner import V1_FIT, DreamerFitConfig, DreamerLearner, replay_returns
+
+
+def run(trained: DreamerLearner, updates: int, seed: int = 0) -> list[float]:
+    generator = torch.Generator().manual_seed(seed)
+    losses = [trained.update(batch(), trained.draw_noise(generator)) for _ in range(updates)]
+    return [float(loss.world.total) for loss in losses]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_one_batch_is_learned_by_heart(version: str) -> None:
+    adam = replace(V1_FIT.optimizer, warm_up=0)
+    trained = learner(version, learning_rate=1e-2, actor_rate=1e-3, critic_rate=1e-2, optimizer=adam)
+    losses = run(trained, 100)
+    floor = {"v1": 6.0, "v2": 1.0, "v3": 1.1}[version]  # what the free nats leave of the divergence
+    assert sum(losses[-10:]) / 10 - floor < 0.4 * (losses[0] - floor)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_equal_seeds_and_batches_give_equal_networks(version: str) -> None:
+    first, second = learner(version), learner(version)
+    assert run(first, 3) == run(second, 3)
+    for name, tensor in first.state().items():
+        assert torch.equal(tensor, second.state()[name]), name
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_checkpoint_goes_on_bit_for_bit(version: str) -> None:
+    whole, begun = learner(version), learner(version)
+    run(whole, 3)
+    run(begun, 3)
+    stored = save(begun.state())
+    resumed = learner(version, seed=9)
+    resumed.restore(load(stored))
+    assert run(whole, 3, seed=1) == run(resumed, 3, seed=1)
+    for name, tensor in whole.state().items():
+        assert torch.equal(tensor, resumed.state()[name]), name
+
+
+def test_an_update_moves_world_model_actor_and_critic() -> None:
+    for version in VERSIONS:
+        trained = learner(version)
+        before = {name: o.values.clone() for name, o in trained.optimizers.items()}
+        run(trained, 2)
+        for name, optimizer in trained.optimizers.items():
+            assert (optimizer.values != before[name]).float().mean() > 0.5, (version, name)
+
+
+def test_what_is_not_finite_is_skipped_and_counted_and_named_after_some_in_a_row() -> None:
+    trained = learner()
+    generator = torch.Generator().manual_seed(0)
+    good, bad = batch(), batch(1)
+    bad.reward[2, 3] = float("nan")
+    before = trained.state()
+    for _ in range(2):
+        assert trained.update(bad, trained.draw_noise(generator)).skipped
+    assert trained.skipped == 2 and trained.updates == 0
+    assert all(torch.equal(v, before[k]) for k, v in trained.state().items() if k != "counters")
+    assert not trained.update(good, trained.draw_noise(generator)).skipped
+    for _ in range(2):
+        trained.update(bad, trained.draw_noise(generator))
+    with pytest.raises(UserError, match=r"3 updates in a row .* after 1 that were: the batch's reward, .*lower fit.learning_rate"):
+        trained.update(bad, trained.draw_noise(generator))
+
+
+def test_slow_critics_follow_as_their_version_says() -> None:
+    trained = learner("v2", slow_every=3)
+    first = trained.state()["slow"]
+    run(trained, 2)
+    assert torch.equal(trained.state()["slow"], first)
+    run(trained, 1)
+    assert torch.equal(trained.state()["slow"], trained.optimizers["critic"].values)
+    trained = learner("v3")
+    before, old = trained.optimizers["critic"].values.clone(), trained.state()["slow"]
+    run(trained, 1)
+    torch.testing.assert_close(trained.state()["slow"], 0.98 * old + 0.02 * trained.optimizers["critic"].values)
+    assert not torch.equal(before, trained.optimizers["critic"].values)
+
+
+def test_returns_count_in_the_running_range_of_their_percentiles_but_never_in_less_than_one() -> None:
+    trained = learner()
+    returns = torch.linspace(0.0, 100.0, 1001)
+    range_, scale = trained._scale(returns)
+    torch.testing.assert_close(range_, torch.tensor([0.05, 0.95]))  # a hundredth of 5 and 95
+    torch.testing.assert_close(scale, torch.tensor(90.0))
+    assert float(trained._scale(returns / 1000.0)[1]) == 1.0
+    trained.return_range, trained.updates = range_, 1
+    second = trained._scale(returns * 2.0)[1]
+    torch.testing.assert_close(second, torch.tensor((0.99 * 90.0 + 180.0) / 1.99))
+
+
+def test_replay_returns_stop_at_the_ends_of_episodes_and_bootstrap_from_imagination() -> None:
+    generator = torch.Generator().manual_seed(3)
+    length, discount, weight = 6, 0.9, 0.7
+    data = type(batch())(*(c[3:, :length].clone() for c in vars(batch()).values()))
+    data.first[0, 3] = True  # rows 0 to 2, cut by time, and 3 to 5
+    data = type(data)(*(c.transpose(0, 1) for c in vars(data).values()))
+    bootstrap, reward = torch.randn((length, 1), generator=generator), data.reward
+    returns, last = replay_returns(data, bootstrap, discount, weight)
+
+    def mixed(t: int, following: torch.Tensor) -> torch.Tensor:
+        return reward[t] + discount * ((1 - weight) * bootstrap[t] + weight * following)
+
+    torch.testing.assert_close(returns[4], reward[5] + discount * bootstrap[5])
+    torch.testing.assert_close(returns[3], mixed(4, returns[4]))
+    torch.testing.assert_close(returns[1], reward[2] + discount * bootstrap[2])
+    torch.testing.assert_close(returns[0], mixed(1, returns[1]))
+    assert last[:, 0].tolist() == [False, False, True, False, False]
+    data.terminated[2] = True
+    returns, last = replay_returns(data, bootstrap, discount, weight)
+    torch.testing.assert_close(returns[1], reward[2])
+    torch.testing.assert_close(returns[0], mixed(1, returns[1]))
+    assert last[:, 0].tolist() == [False, False, True, False, False]
+
+
+def test_the_actor_of_each_version_learns_which_action_is_rewarded() -> None:
+    """The data reward the first joint's action; the actor must find this out in imagination."""
+    for version in VERSIONS:
+        adam = replace(V1_FIT.optimizer, warm_up=0)
+        trained = learner(version, learning_rate=5e-3, actor_rate=1e-2, critic_rate=5e-3, optimizer=adam)
+        generator = torch.Generator().manual_seed(4)
+        middle, half = trained.networks.action_middle, trained.networks.action_half
+        for _ in range(100):
+            data = batch(int(torch.randint(1 << 30, (), generator=generator)))
+            data.first.zero_()
+            data.terminated.zero_()
+            paid = ((data.action - middle) / half)[..., 0]
+            data.reward.copy_(3.0 * paid)
+            data.observation[..., 0].copy_(paid)
+            trained.update(data, trained.draw_noise(generator))
+        feature = trained.networks.world.rssm.start(1).feature
+        mean = trained.networks.actor.limited(trained.networks.actor(feature)[0])[0]
+        assert mean[0] > 0.5, version
+
+
+def test_settings_that_cannot_be_are_refused() -> None:
+    for bad, why in (({"length": 1}, "length at least 2"), ({"reinforce": 1.5}, "reinforce 1.5"), ({"warm_up": 10}, "stretches are drawn")):
+        with pytest.raises(ValueError, match=why):
+            DreamerFitConfig(**bad)
+
+
+def test_the_versions_differ_in_their_parts_as_their_papers_do() -> None:
+    assert [v.rssm.latent for v in (V1, V2, V3)] == ["gaussian", "categorical", "categorical"]
+    assert [v.world.symlog for v in (V1, V2, V3)] == [False, False, True]
+    assert [v.rssm.blocks > 0 for v in (V1, V2, V3)] == [False, False, True]
+    assert [v.critic for v in (V1, V2, V3)] == ["gaussian", "gaussian", "twohot"]
