@@ -39,7 +39,7 @@ class Train:
     bag: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
     """rosbag2 directories, storage files, folders of bags, or globs. With --resume the bags are those that it began with."""
     agent: str | None = None
-    """Agent configuration: a YAML file, or the name of one in config/agents; by default pets, with --sim sac."""
+    """Agent configuration: a YAML file, or the name of one in config/agents; by default pets, with --sim sac (or dreamer)."""
     seed: int | None = None
     """Of the held-out episodes, the first weights, and every draw; by default 0."""
     resume: bool = False

@@ -77,14 +77,14 @@ def _contract(options: Train) -> tuple[Contract, str]:
 
 def _begun(options: Train, folder: Path, signing_key: SigningKey | None, show: Display) -> SimulatedTraining:
     from wm_ros.export.controller import versions
-    from wm_ros.training import config
-    from wm_ros.training.simulated import CHECKPOINT, SimulatedPlan, SimulatedTraining
+    from wm_ros.training import config, simulated_kinds
+    from wm_ros.training.simulated import CHECKPOINT, SimulatedPlan
 
     contract, beside = _contract(options)
     make_folder(folder, (*OUTPUTS, CHECKPOINT))
     plan = SimulatedPlan(
         contract=contract.canonical_json(),
-        agent=config.load_as(options.agent or "sac", config.SacAgentConfig),
+        agent=config.load_simulated(options.agent or "sac"),
         frames=options.frames or FRAMES,
         evaluate_every=options.evaluate_every,
         versions=versions(),
@@ -94,7 +94,7 @@ def _begun(options: Train, folder: Path, signing_key: SigningKey | None, show: D
         threads=options.threads or os.cpu_count() or 1,
         beside=beside,
     )
-    training = SimulatedTraining(plan, folder, signing_key)
+    training = simulated_kinds.begin(plan, folder, signing_key)
     fit = plan.agent.fit
     show.line(
         f"{contract.name}: {contract.observation_size} columns, {contract.action_size} joints, "
@@ -105,17 +105,17 @@ def _begun(options: Train, folder: Path, signing_key: SigningKey | None, show: D
 
 def _resumed(options: Train, folder: Path, signing_key: SigningKey | None, show: Display) -> SimulatedTraining:
     from wm_ros.export.controller import versions
-    from wm_ros.training import config
-    from wm_ros.training.simulated import CHECKPOINT, SimulatedTraining
+    from wm_ros.training import config, simulated_kinds
+    from wm_ros.training.simulated import CHECKPOINT
 
-    training = SimulatedTraining.resume(folder, signing_key)
+    training = simulated_kinds.resume(folder, signing_key)
     plan = training.plan
     named = bool(options.contract or options.env)
     differing = [
         name
         for name, differs in (
             ("contract", named and _contract(options)[0].canonical_json() != plan.contract),
-            ("agent", options.agent is not None and config.load_as(options.agent, config.SacAgentConfig) != plan.agent),
+            ("agent", options.agent is not None and config.load_simulated(options.agent) != plan.agent),
             ("seed", options.seed is not None and options.seed != plan.seed),
             ("number of frames", options.frames is not None and options.frames != plan.frames),
         )

@@ -9,12 +9,14 @@ from typing import TypeVar
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
+from wm_ros.agents.dreamer import DreamerConfig
 from wm_ros.agents.pets import PetsConfig
 from wm_ros.agents.sac import SacConfig
 from wm_ros.contract import resources
 from wm_ros.contract.errors import UserError
 from wm_ros.planners.choice import CONFIGS, kind_of
 from wm_ros.planners.planner import PlannerConfig
+from wm_ros.training.dreamer_learner import DreamerFitConfig
 from wm_ros.training.fit import FitConfig
 from wm_ros.training.sac_learner import SacFitConfig
 
@@ -43,6 +45,25 @@ class SacAgentConfig:
     """How they are trained."""
 
 
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True)
+class DreamerAgentConfig:
+    """What `config/agents/dreamer.yaml` holds."""
+
+    dreamer: DreamerConfig = field(default_factory=DreamerConfig)
+    """The networks."""
+    fit: DreamerFitConfig = field(default_factory=DreamerFitConfig)
+    """How they are trained."""
+
+
+def load_simulated(name: str | Path) -> SacAgentConfig | DreamerAgentConfig:
+    """`load_as` for a training in simulation: for Dreamer where the file has its part, else for the soft actor-critic."""
+    data = _read(resources.find("config/agents", name, ".yaml"))
+    if isinstance(data, dict) and "dreamer" in data:
+        return load_as(name, DreamerAgentConfig)
+    return load_as(name, SacAgentConfig)
+
+
 def load(name: str | Path) -> AgentConfig:
     """`load_as` for PETS."""
     return load_as(name, AgentConfig)
@@ -59,10 +80,7 @@ def load_as(name: str | Path, kind: type[Kind]) -> Kind:
         UserError: no such file, no YAML, an unknown field or a value out of range.
     """
     path = resources.find("config/agents", name, ".yaml")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as YAML: {error}") from None
+    data = _read(path)
     _refuse_unknown(kind, data, str(path), "")
     try:
         return TypeAdapter(kind).validate_python(data)
@@ -71,6 +89,13 @@ def load_as(name: str | Path, kind: type[Kind]) -> Kind:
         raise UserError("\n".join(lines)) from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _read(path: Path) -> object:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from None
 
 
 def _refuse_unknown(kind: type, data: object, where: str, prefix: str) -> None:

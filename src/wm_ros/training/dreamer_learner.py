@@ -85,6 +85,11 @@ class DreamerFitConfig:
         if self.capacity < self.warm_up:
             raise ValueError(f"capacity {self.capacity} must be at least warm_up {self.warm_up}")
 
+    @property
+    def updates_per_step(self) -> float:
+        """Updates for each row that comes in."""
+        return self.train_ratio / (self.batch * self.length)
+
 
 V3_FIT = DreamerFitConfig()
 

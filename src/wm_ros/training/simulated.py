@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
+from wm_ros.agents.controller import Controller
 from wm_ros.agents.sac import SacController
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
@@ -28,9 +29,9 @@ from wm_ros.runtime.controller import ControllerSession
 from wm_ros.runtime.signature import SigningKey, signature_path
 from wm_ros.sim import world
 from wm_ros.sim.episode import drive
-from wm_ros.sim.fleet import Fleet
+from wm_ros.sim.fleet import Fleet, FleetTick
 from wm_ros.training import checkpoint
-from wm_ros.training.config import SacAgentConfig
+from wm_ros.training.config import DreamerAgentConfig, SacAgentConfig
 from wm_ros.training.running_statistics import RunningStatistics
 from wm_ros.training.sac_learner import Batch, SacLearner, SacLosses
 
@@ -45,7 +46,7 @@ class SimulatedPlan:
 
     contract: str
     """Canonical JSON."""
-    agent: SacAgentConfig
+    agent: SacAgentConfig | DreamerAgentConfig
     frames: int
     """Of all worlds together; a frame is one step of the physics, or of the environment."""
     evaluate_every: int
@@ -101,6 +102,9 @@ class Look:
 class SimulatedTraining:
     """A training in a folder: `controller.onnx`, `controllers/`, `model.safetensors`, `returns.csv`, `metrics.csv`, `metrics.json`."""
 
+    _agent = SacController.agent
+    _look_kind: type[Look] = Look
+
     def __init__(self, plan: SimulatedPlan, folder: Path, signing_key: SigningKey | None = None) -> None:
         """Stands before the first step.
 
@@ -123,8 +127,7 @@ class SimulatedTraining:
             raise UserError(
                 f"frames: {plan.frames} give {steps} steps, and learning begins after fit.warm_up {fit.warm_up}: give more frames"
             )
-        self._buffer = TransitionBuffer(min(fit.capacity, steps), *size)
-        self.learner = SacLearner(self.contract, plan.agent.sac, fit, torch.Generator().manual_seed(_seed(plan.seed, 0)))
+        self._make(min(fit.capacity, steps), torch.Generator().manual_seed(_seed(plan.seed, 0)))
         self._statistics = RunningStatistics(size[0])
         self._rng = np.random.Generator(np.random.PCG64(_seed(plan.seed, 1)))
         self._limits = tuple(np.array([getattr(j, side) for j in self.contract.action.joints], np.float32) for side in ("low", "high"))
@@ -172,10 +175,7 @@ class SimulatedTraining:
         action = self._random() if warming else self._act(self._fleet.observation)
         tick = self._fleet.step(action)
         self.frames += self._fleet.frames_per_tick
-        self._buffer.add(tick.observation, action, tick.reward, tick.next_observation, tick.terminated)
-        if self.plan.agent.sac.normalize:
-            self._statistics.add(tick.observation)
-            self._normalize()
+        self._take_in(action, tick)
         if not warming:
             self._owed += len(action) * self.plan.agent.fit.updates_per_step
             while self._owed >= 1.0:
@@ -207,7 +207,7 @@ class SimulatedTraining:
             on_episode()
         critic_loss, value, entropy, temperature = (self._sums / max(1, self._summed)).tolist()
         self.looks.append(
-            Look(
+            self._look_kind(
                 frames=self.frames,
                 updates=self.updates,
                 seconds=self._seconds,
@@ -219,6 +219,7 @@ class SimulatedTraining:
                 parity=written.parity,
                 latency_p50_ms=written.latency_p50_ms,
                 latency_p99_ms=written.latency_p99_ms,
+                **self._figures(),
             )
         )
         self.episodes += rows
@@ -247,8 +248,7 @@ class SimulatedTraining:
         Raises:
             UserError: the exported file failed its checks: nothing is written.
         """
-        controller = SacController(self.contract, self.plan.agent.sac)
-        controller.networks.load_state_dict(self.learner.networks.state_dict())
+        controller = self._policy()
         trained = sum(row.purpose == "train" for row in self.episodes)
         origin = export.Origin(version, self.plan.seed, trained)
         return export.write(path, template(controller, self.contract), controller, self.contract, origin, self._signing_key)
@@ -263,7 +263,7 @@ class SimulatedTraining:
         networks = {k: v.contiguous() for k, v in self.learner.networks.state_dict().items()}
         last = self.looks[-1]
         metrics = {
-            "agent": SacController.agent,
+            "agent": self._agent,
             "frames": self.frames,
             "frames_per_tick": self._fleet.frames_per_tick // self.plan.simulators,
             "steps": self.frames // self._fleet.frames_per_tick * self.plan.simulators,
@@ -291,7 +291,27 @@ class SimulatedTraining:
         for path in (self.folder / CHECKPOINT, *self.folder.glob(f".{CHECKPOINT}.*")):  # the latter from writes that were killed
             path.unlink(missing_ok=True)
 
-    # ---- acting and learning --------------------------------------------------------------------------------------
+    # ---- acting and learning: what another learner than the soft actor-critic does in its own way ----------------------
+
+    def _make(self, capacity: int, generator: torch.Generator) -> None:
+        """Learner and buffer; the generator draws the first weights."""
+        self._buffer = TransitionBuffer(capacity, self.contract.observation_size, self.contract.action_size)
+        self.learner = SacLearner(self.contract, self.plan.agent.sac, self.plan.agent.fit, generator)
+
+    def _take_in(self, action: NDArray[np.float32], tick: FleetTick) -> None:
+        self._buffer.add(tick.observation, action, tick.reward, tick.next_observation, tick.terminated)
+        if self.plan.agent.sac.normalize:
+            self._statistics.add(tick.observation)
+            self._normalize()
+
+    def _policy(self) -> Controller:
+        controller = SacController(self.contract, self.plan.agent.sac)
+        controller.networks.load_state_dict(self.learner.networks.state_dict())
+        return controller
+
+    def _figures(self) -> dict[str, float]:
+        """What a look of this kind shows besides."""
+        return {}
 
     def _random(self) -> NDArray[np.float32]:
         low, high = self._limits
@@ -369,7 +389,7 @@ class SimulatedTraining:
         self._rng.bit_generator.state = rest["rng"]
         self.frames, self.updates, self._owed, self._seconds, self._summed = rest["counters"]
         self.episodes = [EpisodeRow(*row) for row in rest["episodes"]]
-        self.looks = [Look(*look) for look in rest["looks"]]
+        self.looks = [self._look_kind(*look) for look in rest["looks"]]
         self._sums = state["sums"].clone()
 
     @contextmanager

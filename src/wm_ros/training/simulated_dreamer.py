@@ -1,0 +1,122 @@
+"""Dreamer in simulation: the same course as `training.simulated`, with a recurrent policy and a replay of stretches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wm_ros.agents.controller import Controller
+from wm_ros.agents.dreamer import DreamerController
+from wm_ros.data.sequence_buffer import SequenceBuffer
+from wm_ros.models.rssm import State
+from wm_ros.sim.fleet import FleetTick
+from wm_ros.training.config import DreamerAgentConfig
+from wm_ros.training.dreamer_learner import DreamerLearner, DreamerLosses, SequenceBatch
+from wm_ros.training.simulated import Look, SimulatedTraining
+
+
+@dataclass(frozen=True)
+class DreamerLook(Look):
+    """What Dreamer has to show besides: means over the updates since the last evaluation."""
+
+    observation_loss: float
+    reward_loss: float
+    continue_loss: float
+    divergence: float
+    """Balanced, with free nats."""
+    actor_loss: float
+    skipped: float
+    """Updates so far that were not finite, and left out."""
+
+
+class DreamerTraining(SimulatedTraining):
+    """See `SimulatedTraining`. `temperature` in its table is the entropy's fixed weight."""
+
+    _agent = DreamerController.agent
+    _look_kind = DreamerLook
+    learner: DreamerLearner  # type: ignore[assignment]  # another learner with networks, state and restore
+    _buffer: SequenceBuffer  # type: ignore[assignment]
+
+    @property
+    def _settings(self) -> DreamerAgentConfig:
+        return cast(DreamerAgentConfig, self.plan.agent)
+
+    def _make(self, capacity: int, generator: torch.Generator) -> None:
+        contract, worlds = self.contract, self.plan.simulators
+        self.learner = DreamerLearner(contract, self._settings.dreamer, self._settings.fit, generator)
+        self._buffer = SequenceBuffer(capacity, contract.observation_size, contract.action_size, worlds)
+        for i, observation in enumerate(self._fleet.observation):
+            self._buffer.begin(i, observation)
+        begin = self.learner.networks.world.rssm.start(worlds)
+        self._carry = {"deter": begin.deter, "stoch": begin.stoch, "action": torch.zeros(worlds, contract.action_size)}
+        """Of the policy that acts: its state and last action, in half ranges, one row for each world."""
+        self._generator = generator
+        self._model_sums = torch.zeros(5, dtype=torch.float64)
+
+    def _take_in(self, action: NDArray[np.float32], tick: FleetTick) -> None:
+        for i, (reward, observation, terminated) in enumerate(zip(tick.reward, tick.next_observation, tick.terminated, strict=True)):
+            self._buffer.add(i, action[i], float(reward), observation, bool(terminated))
+        for ended in tick.ended:
+            world = (ended.resets - 1) % self.plan.simulators  # as `Fleet` counts its resets
+            self._buffer.begin(world, self._fleet.observation[world])
+            for held in self._carry.values():
+                held[world] = 0.0
+
+    @torch.no_grad()
+    def _act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        networks, generator, worlds = self.learner.networks, self._generator, len(observation)
+        rssm = networks.world.rssm
+        draw = torch.rand if rssm.latent.distribution == "uniform" else torch.randn
+        before, embedded = State(self._carry["deter"], self._carry["stoch"]), networks.world.embed(torch.from_numpy(observation))
+        state = rssm.observe_step(before, self._carry["action"], embedded, draw((worlds, rssm.latent.noise), generator=generator))
+        mean, std = networks.actor(state.feature)
+        action = networks.actor.limited(mean + std * torch.randn(mean.shape, generator=generator))
+        if self._settings.fit.explore_noise:
+            action = action + self._settings.fit.explore_noise * torch.randn(mean.shape, generator=generator)
+        action = action.clamp(-1.0, 1.0)
+        self._carry = {"deter": state.deter, "stoch": state.stoch, "action": action}
+        # Rounding may leave a limit by its last bit.
+        return np.clip(networks.to_contract(action).numpy(), *self._limits)
+
+    def _update(self) -> None:
+        fit = self._settings.fit
+        drawn = self._buffer.sample(self._rng, fit.batch, fit.length)
+        batch = SequenceBatch(*(torch.from_numpy(column) for column in vars(drawn).values()))
+        losses = self.learner.update(batch, self.learner.draw_noise(self._generator))
+        self.updates += 1
+        if not losses.skipped:
+            self._note_dreamer(losses)
+
+    def _note_dreamer(self, losses: DreamerLosses) -> None:
+        weight = losses.value.new_tensor(self._settings.fit.entropy)
+        self._sums += torch.stack([losses.critic, losses.value, losses.entropy, weight]).double()
+        self._model_sums += torch.stack([*vars(losses.world).values(), losses.actor]).double()
+        self._summed += 1
+
+    def _figures(self) -> dict[str, float]:
+        names = ("observation_loss", "reward_loss", "continue_loss", "divergence", "actor_loss")
+        figures = dict(zip(names, (self._model_sums / max(1, self._summed)).tolist(), strict=True))
+        self._model_sums.zero_()
+        return {**figures, "skipped": float(self.learner.skipped)}
+
+    def _policy(self) -> Controller:
+        controller = DreamerController(self.contract, self._settings.dreamer)
+        controller.networks.load_state_dict(self.learner.networks.state_dict())
+        return controller
+
+    def _normalize(self) -> None:
+        """Observations are compressed in the networks, not normalized."""
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        acting = {f"acting.{name}": held.clone() for name, held in self._carry.items()}
+        return super()._state() | acting | {"model_sums": self._model_sums.clone(), "generator": self._generator.get_state()}
+
+    def _restore(self, state: dict[str, torch.Tensor]) -> None:
+        super()._restore(state)
+        self._carry = {name: state[f"acting.{name}"].clone() for name in self._carry}
+        self._model_sums = state["model_sums"].clone()
+        self._generator.set_state(state["generator"])

@@ -1,0 +1,26 @@
+"""Which training in simulation an agent's settings begin, and which one a checkpoint goes on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wm_ros.runtime.signature import SigningKey
+from wm_ros.training import checkpoint
+from wm_ros.training.config import DreamerAgentConfig
+from wm_ros.training.simulated import CHECKPOINT, SimulatedPlan, SimulatedTraining
+from wm_ros.training.simulated_dreamer import DreamerTraining
+
+
+def begin(plan: SimulatedPlan, folder: Path, signing_key: SigningKey | None = None) -> SimulatedTraining:
+    """See `SimulatedTraining`."""
+    return _kind(plan)(plan, folder, signing_key)
+
+
+def resume(folder: Path, signing_key: SigningKey | None = None) -> SimulatedTraining:
+    """See `SimulatedTraining.resume`."""
+    plan, _ = checkpoint.read_as(folder / CHECKPOINT, SimulatedPlan)
+    return _kind(plan).resume(folder, signing_key)
+
+
+def _kind(plan: SimulatedPlan) -> type[SimulatedTraining]:
+    return DreamerTraining if isinstance(plan.agent, DreamerAgentConfig) else SimulatedTraining

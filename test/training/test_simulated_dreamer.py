@@ -1,0 +1,103 @@
+"""Dreamer in simulation: episodes go into the replay as they were, a stop changes nothing, and one file drives the robot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cartpole_models import contract
+from one_thread import one_thread  # noqa: F401
+from small_dreamer import config, fit
+
+from wm_ros.contract import schema
+from wm_ros.contract.errors import UserError
+from wm_ros.runtime.controller import ControllerSession
+from wm_ros.training import simulated_kinds
+from wm_ros.training.config import DreamerAgentConfig, load_simulated
+from wm_ros.training.simulated import SimulatedPlan
+from wm_ros.training.simulated_dreamer import DreamerLook, DreamerTraining
+
+
+def short() -> schema.Contract:
+    """The cart-pole with episodes of 20 ticks."""
+    data = contract().model_dump(mode="json")
+    data["episode"]["duration_s"] = 20 * contract().control.period_s
+    return schema.parse(data, "test")
+
+
+def plan(frames: int = 240, simulators: int = 2, seed: int = 3) -> SimulatedPlan:
+    agent = DreamerAgentConfig(config(), replace(fit(), train_ratio=8.0))
+    return SimulatedPlan(short().canonical_json(), agent, frames, 160, {"wm_ros": "test"}, seed=seed, simulators=simulators, evaluations=1)
+
+
+def run(training: DreamerTraining, steps: int = 10_000) -> DreamerTraining:
+    for _ in range(steps):
+        if training.due:
+            training.evaluate()
+        if training.finished:
+            break
+        training.step()
+    return training
+
+
+def begin(folder: Path, **changes: int) -> DreamerTraining:
+    training = simulated_kinds.begin(plan(**changes), folder)
+    assert isinstance(training, DreamerTraining)
+    return training
+
+
+def test_a_stop_in_the_middle_of_an_episode_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "stopped").mkdir()
+    whole = run(begin(tmp_path / "whole"))
+    stopped = run(begin(tmp_path / "stopped"), 47)
+    stopped.save()
+    resumed = run(simulated_kinds.resume(tmp_path / "stopped"))  # type: ignore[arg-type]
+    assert whole.updates == resumed.updates > 10
+    expected, found = whole._state(), resumed._state()
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        if name != "rest":  # which has the seconds of training
+            assert torch.equal(tensor, found[name]), name
+    assert [row.total_reward for row in whole.episodes] == [row.total_reward for row in resumed.episodes]
+    assert isinstance(whole.looks[-1], DreamerLook) and whole.looks[-1].observation_loss > 0
+
+
+def test_the_replay_holds_the_episodes_with_their_borders(tmp_path: Path) -> None:
+    training = run(begin(tmp_path), 50)
+    state = training._buffer.state()
+    for world in range(2):
+        np.testing.assert_array_equal(np.flatnonzero(state["first"][world]), [0, 21, 42])
+        assert not state["terminated"][world].any()  # the contract's episodes are cut by time
+        assert (state["reward"][world][[0, 21, 42]] == 0).all() and (state["action"][world][21] == 0).all()
+    np.testing.assert_array_equal(state["observation"][:, -1], training._fleet.observation)
+
+
+def test_a_new_episode_begins_with_an_empty_carry(tmp_path: Path) -> None:
+    training = run(begin(tmp_path), 59)
+    assert all((held != 0).any() for held in training._carry.values())
+    training.step()
+    assert all((held == 0).all() for held in training._carry.values())
+
+
+def test_the_exported_file_drives_the_robot_and_the_tables_are_written(tmp_path: Path) -> None:
+    training = run(begin(tmp_path))
+    training.finish()
+    session = ControllerSession.load(tmp_path / "controller.onnx", short())
+    assert session.metadata.agent == "dreamer" and set(session.metadata.carry) == {"deter", "stoch", "action"}
+    assert "divergence" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    assert training.looks[-1].parity < 1e-4
+
+
+def test_the_shipped_settings_are_read_and_a_wrong_field_is_named(tmp_path: Path) -> None:
+    assert isinstance(load_simulated("dreamer"), DreamerAgentConfig)
+    path = tmp_path / "mine.yaml"
+    path.write_text("dreamer: {rssm: {deters: 3}}\n")
+    with pytest.raises(UserError, match=r"dreamer\.rssm\.deters: unknown field"):
+        load_simulated(path)
+    path.write_text("dreamer: {rssm: {deter: 30, blocks: 7}}\n")
+    with pytest.raises(UserError, match="blocks 7 must be 0 or divide deter 30"):
+        load_simulated(path)
