@@ -82,3 +82,12 @@ def test_rows_are_medians_over_the_repeats(loop: ModuleType) -> None:
     p99 = rows["sensor to command through mpc and gate, 100 Hz, p99"]
     assert (p99.ours, p99.peer, p99.ratio) == (4.0, 2.0, 0.5) and not p99.higher_is_better
     assert np.isclose(rows["echo with EventsExecutor.spin_once, 100 Hz, max"].ours, 1.5)
+
+
+def test_the_logger_is_measured_through_the_node_that_users_run(loop: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = importlib.import_module("benchmarks.logger")
+    monkeypatch.setattr(logger, "RATE_HZ", 1000.0)
+    monkeypatch.setattr(logger, "QUICK_SECONDS", 1.0)
+    (result,) = logger.run(quick=True)
+    assert result.settings["sent"] == 1000 and 0 < result.ours <= result.peer
+    assert result.settings["lost"] == round(1000 * (1 - result.ours / result.peer))

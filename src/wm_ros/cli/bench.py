@@ -19,6 +19,7 @@ from wm_ros.contract.errors import UserError
 BENCHMARKS: dict[str, str] = {
     "bags": "benchmarks.bags:run",
     "equal_return": "benchmarks.equal_return:run",
+    "logger": "benchmarks.logger:run",
     "loop": "benchmarks.loop:run",
     "perfect": "benchmarks.perfect:run",
     "planning": "benchmarks.planning:run",
