@@ -201,3 +201,10 @@ def test_launched_nodes_listen_on_this_machine_only_unless_the_user_says_otherwi
     assert variables() == exposure.defaults({}) and variables()[exposure.RANGE] == "LOCALHOST"
     monkeypatch.setenv(exposure.RANGE, "SUBNET")
     assert variables() == {}
+
+
+@pytest.mark.parametrize("kind", ["sim", "robot"])
+def test_the_agent_decides_in_a_launch_file_too_who_drives(kind: str) -> None:
+    nodes = by_name(started(kind, agent="sac"))
+    assert "policy_server" in nodes and "mpc" not in nodes
+    assert values(nodes["command_gate"])["source"] == "policy"

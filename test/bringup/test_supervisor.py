@@ -120,6 +120,30 @@ def test_a_node_described_so_is_started_again(tmp_path: Path, monkeypatch: pytes
         assert [d.respawned for d in deaths] == [True] and running(supervisor.pid("visualizer"))
 
 
+def test_a_node_that_refuses_its_settings_is_not_started_over_and_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuses = [sys.executable, "-c", "raise SystemExit(2)"]
+    monkeypatch.setattr("wm_ros.bringup.supervisor.node_command", lambda node, directory: refuses)
+    with Supervisor(tmp_path) as supervisor:
+        supervisor.start([NodeProcess("trainer", {}, respawn=True)])
+        deaths: list = []
+        eventually(lambda: deaths.extend(supervisor.poll()) or deaths, "the end is noticed")
+        assert [(d.status, d.respawned) for d in deaths] == [(2, False)] and supervisor.names == []
+
+
+def test_a_node_that_ran_well_once_is_started_again_whatever_its_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wm_ros.bringup.supervisor.RESPAWN_DELAY_S", 0.0)
+    monkeypatch.setattr("wm_ros.bringup.supervisor.node_command", lambda node, directory: list(SLEEPER.command))
+    with Supervisor(tmp_path) as supervisor:
+        supervisor.start([NodeProcess("trainer", {}, respawn=True)])
+        first = supervisor.pid("trainer")
+        os.kill(first, signal.SIGKILL)
+        refuses = [sys.executable, "-c", "raise SystemExit(2)"]
+        monkeypatch.setattr("wm_ros.bringup.supervisor.node_command", lambda node, directory: refuses)
+        deaths: list = []
+        eventually(lambda: deaths.extend(supervisor.poll()) or len(deaths) >= 3, "it is started again and again")
+        assert [(d.status, d.respawned) for d in deaths[:3]] == [(-9, True), (2, True), (2, True)]
+
+
 def test_a_program_that_is_not_installed_is_named(tmp_path: Path) -> None:
     with Supervisor(tmp_path) as supervisor, pytest.raises(UserError, match="rviz2: no_such_program is not installed"):
         supervisor.start([Program("rviz2", ("no_such_program",))])

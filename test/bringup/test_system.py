@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -28,7 +29,7 @@ def declared(name: str) -> set[str]:
     return {*base.COMMON, *classes[0].parameters, "use_sim_time"}
 
 
-FULL = SystemOptions(train=True, record=True, episodes=2, evaluate=1)
+FULL = SystemOptions(train=True, record=True, episodes=2, evaluate=1, standby=__file__)
 
 
 @pytest.mark.parametrize("name", list(nodes(FULL)))
@@ -136,3 +137,36 @@ def test_only_nodes_that_run_are_awaited() -> None:
     robot = nodes(SystemOptions(record=False, simulate=False))
     awaited = {name for p in robot.values() for name in p.parameters.get("awaits", "").split(",") if name}
     assert awaited <= set(robot)
+
+
+def test_one_word_swaps_the_whole_stack() -> None:
+    planning, acting = (nodes(SystemOptions(agent=agent, train=True, episodes=2)) for agent in ("pets", "sac"))
+    assert "mpc" in planning and "policy_server" not in planning
+    assert "policy_server" in acting and "mpc" not in acting
+    for system, source in ((planning, "mpc"), (acting, "policy")):
+        assert {system[name].parameters["source"] for name in ("command_gate", "episode_manager")} == {source}
+    assert (planning["trainer"].parameters["agent"], acting["trainer"].parameters["agent"]) == ("pets", "sac")
+    assert "policy_server" in acting["sim"].parameters["awaits"] and "mpc" not in acting["sim"].parameters["awaits"]
+
+
+def test_the_other_server_runs_beside_where_it_is_given_a_controller(tmp_path: Path) -> None:
+    drive, wait = tmp_path / "drive.onnx", tmp_path / "wait.onnx"
+    for path in (drive, wait):
+        path.write_bytes(b"")
+    for agent, driver, other in (("pets", "mpc", "policy_server"), ("sac", "policy_server", "mpc")):
+        system = nodes(SystemOptions(agent=agent, controller=str(drive), standby=str(wait)))
+        assert (system[driver].parameters["controller"], system[other].parameters["controller"]) == (str(drive), str(wait))
+    with pytest.raises(UserError, match="standby"):
+        SystemOptions(standby="/no/such.onnx")
+
+
+def test_a_robot_outlives_its_trainer_and_a_lockstep_series_does_not() -> None:
+    assert nodes(SystemOptions(train=True))["trainer"].respawn
+    assert not nodes(SystemOptions(train=True, mode="lockstep"))["trainer"].respawn
+
+
+def test_a_policy_is_learned_while_the_robot_moves_on_except_in_lockstep() -> None:
+    def waits(**options: Any) -> bool:
+        return bool(nodes(SystemOptions(train=True, episodes=3, **options))["episode_manager"].parameters["wait_for_model"])
+
+    assert not waits(agent="sac") and waits(agent="sac", mode="lockstep") and waits(agent="pets")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,74 +13,24 @@ import pytest
 import tiny_controller
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from peer import Peer, Process, running
-from sensor_msgs.msg import JointState
+from lockstep import PERIOD, Lockstep
+from peer import Process, running
 from std_msgs.msg import Float32MultiArray, String
 from std_srvs.srv import Trigger
 
 from wm_ros.contract import announcements
 from wm_ros.contract.announcements import ControllerNotice
 from wm_ros.contract.assembler import Assembler, stamp_ns
-from wm_ros.nodes.base import LATCHED_QOS, LOCKSTEP_QOS, OK, WARN
-from wm_ros.nodes.messages import numpy_array, time_message
+from wm_ros.nodes.base import LATCHED_QOS, OK, WARN
+from wm_ros.nodes.messages import numpy_array
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.runtime.signature import SigningKey, new_key, signature_path
 
 CONTRACT = tiny_controller.contract()
-PERIOD = CONTRACT.control.period_ns
 DIAGNOSTICS = {
     "rate_hz", "latency_p50_ms", "latency_p99_ms", "latency_max_ms", "period_jitter_p99_ms", "deadlines", "deadline_misses", "overruns",
     "observation_age_ms", "drops", "controller_version", "controller", "disagreement", "reason",
 }  # fmt: skip
-
-
-class Lockstep(Peer):
-    """Shows observations to an mpc in lockstep, and hears its answers."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.answers: list[JointState] = []
-        self.serving: list[ControllerNotice] = []
-        self.stamp = 10**9
-        self.sensors = self.node.create_publisher(JointState, "joint_states", LOCKSTEP_QOS)
-        self.models = self.node.create_publisher(String, "model", LATCHED_QOS)
-        self.node.create_subscription(JointState, "mpc/command", self.answers.append, 10)
-        self.node.create_subscription(String, "mpc/controller", self._on_controller, LATCHED_QOS)
-
-    def _on_controller(self, message: String) -> None:
-        self.serving.append(announcements.read(ControllerNotice, message.data, "mpc/controller"))
-
-    def message(self, position: float, names: tuple[str, ...] = ("hinge_1", "slider")) -> JointState:
-        message = JointState(name=list(names), position=[0.0, position][: len(names)], velocity=[0.0] * len(names))
-        message.header.stamp = time_message(self.stamp)
-        return message
-
-    def show(self, position: float = 0.5) -> None:
-        self.wait(lambda: self.sensors.get_subscription_count(), "mpc's subscription")
-        self.stamp += PERIOD
-        self.sensors.publish(self.message(position))
-
-    def ask(self, position: float = 0.5) -> JointState:
-        """One observation, and the answer to it."""
-        self.show(position)
-        shown = time.monotonic()
-
-        def answered() -> bool:
-            nonlocal shown
-            # As the simulator does: what was lost before discovery was complete is asked again.
-            if time.monotonic() - shown > 0.5:
-                shown = time.monotonic()
-                self.sensors.publish(self.message(position))
-            return any(stamp_ns(a.header.stamp) == self.stamp for a in self.answers)
-
-        self.wait(answered, "an answer")
-        return self.answers[-1]
-
-    def wait_for_version(self, version: int) -> None:
-        self.wait(lambda: self.serving and self.serving[-1].version == version, f"controller version {version}")
-
-    def announce(self, notice: ControllerNotice) -> None:
-        self.models.publish(String(data=notice.to_json()))
 
 
 @pytest.fixture(scope="module")

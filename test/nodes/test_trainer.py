@@ -150,6 +150,24 @@ def test_the_newest_controller_is_told_to_whoever_asks_later(trainer: tuple[Robo
     assert announcements.read(ControllerNotice, late[0], "model") == newest
 
 
+def test_a_policy_is_learned_from_announced_bags_and_not_while_training_is_paused(folder: Path) -> None:
+    path = folder / "sac.yaml"
+    path.write_text(yaml.safe_dump({"sac": {"layers": 1, "width": 8}, "fit": {"batch": 16}}))
+    robot = Robot("trainer_sac")
+    settings = {"agent": path, "run_directory": folder / "sac", "bag_folder": folder, "train_ratio": 0.5, "warm_up": 20, "paused": True}
+    with running("trainer", robot.namespace, folder / "sac.log", **settings):
+        robot.fresh_health("trainer", lambda level, text, values: values["paused"] == "True", "the pause")
+        robot.announce(cartpole_bags.write_cartpole(folder / "paused", TICKS))
+        robot.fresh_health("trainer", lambda level, text, values: values["phase"] == "reading", "the bag to wait")
+        assert not [m for m in robot.models if m.agent == "sac"]
+        assert all(r.successful for r in robot.set("trainer", paused=False))
+        learned = robot.wait_for_version(1)
+        assert (learned.agent, learned.episodes) == ("sac", 1) and learned.path.endswith("0001/exploring.onnx")
+        robot.wait(lambda: robot.progress[-1].phase == "ready", "the end of the training")
+        assert max(p.epochs for p in robot.progress) == (TICKS - 20) // 2
+    robot.close()
+
+
 def test_an_interrupt_during_a_fit_ends_the_trainer_and_leaves_no_half_file(folder: Path) -> None:
     robot = Robot("trainer_interrupted")
     run = folder / "interrupted"

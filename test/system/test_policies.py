@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny_controller
 import yaml
 from lxml import etree
 from peer import Peer
@@ -75,12 +76,21 @@ def test_each_node_uses_exactly_what_its_policy_grants(watcher: Watcher, tmp_pat
     small["planner"] = {"horizon": 2, "candidates": 4, "iterations": 1, "elites": 2, "kept": 1}
     agent.write_text(yaml.safe_dump({"pets": small}))
     options = SystemOptions(
-        namespace=watcher.namespace, train=True, agent=str(agent), headless=False, use_sim_time=True, run_directory=str(tmp_path)
+        namespace=watcher.namespace,
+        train=True,
+        agent=str(agent),
+        standby=str(tiny_controller.constant(tmp_path / "policy.onnx")),
+        headless=False,
+        use_sim_time=True,
+        run_directory=str(tmp_path),
     )
     system = describe(options)
     # The visualizer listens only while somebody looks.
     watcher.node.create_subscription(MarkerArray, "markers", lambda message: None, qos_profile_sensor_data)
-    expected = {node: grants for node, grants in policies(watcher.namespace).items() if node != OPERATOR}
+    # It listens to the one who drives, and may to either.
+    granted = policies(watcher.namespace)
+    granted["episode_manager"]["subscribe"].remove(f"/{watcher.namespace}/policy/controller")
+    expected = {node: grants for node, grants in granted.items() if node != OPERATOR}
     assert set(expected) == {p.name for p in system if isinstance(p, NodeProcess)} | {"monitor"}, "an enclave for every node"
 
     def differences() -> list[str]:
@@ -102,7 +112,8 @@ def test_each_node_uses_exactly_what_its_policy_grants(watcher: Watcher, tmp_pat
 
 def test_only_the_gate_may_publish_commands_and_only_the_robot_its_sensors() -> None:
     granted = policies("")
-    for topic, publisher in (("command", "command_gate"), ("mpc/command", "mpc"), ("joint_states", "sim")):
+    sources = (("mpc/command", "mpc"), ("policy/command", "policy_server"))
+    for topic, publisher in (("command", "command_gate"), *sources, ("joint_states", "sim")):
         assert {n for n, g in granted.items() if f"//{topic}" in g["publish"]} == {publisher}
     assert {n for n, g in granted.items() if "//command_gate/arm" in g["request"]} == {"episode_manager", OPERATOR}
     assert {n for n, g in granted.items() if "//estop" in g["publish"]} == {OPERATOR}

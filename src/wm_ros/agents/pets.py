@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wm_ros.agents.controller import Controller, NoiseSpec
 from wm_ros.agents.explorer import ExplorerConfig
+from wm_ros.agents.guide import Guide
 from wm_ros.contract.schema import Contract
 from wm_ros.models.dynamics import LimitCost, ObservationDynamics, Propagation
 from wm_ros.models.ensemble import EnsembleConfig
@@ -67,14 +68,18 @@ class PetsController(Controller):
 
     agent = "pets"
 
-    def __init__(self, contract: Contract, config: PetsConfig) -> None:
+    def __init__(self, contract: Contract, config: PetsConfig, guide: Guide | None = None) -> None:
+        """Args: contract, settings, and a trained policy whose run is a candidate and whose critics value the end of each plan."""
         super().__init__()
-        self.config = asdict(config)
+        self.config = asdict(config) if guide is None else {**asdict(config), "guide": guide.config}
+        self.guide = guide
         self.model = dynamics(contract, config, planning=True)
         self.planner = make(
             config.planner,
             torch.tensor([j.low for j in contract.action.joints]),
             torch.tensor([j.high for j in contract.action.joints]),
+            value=None if guide is None else guide.value,
+            policy=None if guide is None else guide.action,
         )
         self.differentiates = self.planner.differentiates
         self.carry = self.planner.carry_shapes()

@@ -13,11 +13,11 @@ from wm_ros.contract.errors import UserError
 
 COMMON = ("namespace", "use_sim_time", "contract", "params_file", "autostart", "log_level", "seed", "remap")
 VIEW = ("use_rviz", "rviz_config")
-DRIVE = ("controller", "record", "episodes", "evaluate", "first_episode", "run_directory", *VIEW)
+DRIVE = ("agent", "controller", "standby", "record", "episodes", "evaluate", "first_episode", "run_directory", *VIEW)
 TRAIN = ("agent", "trainer_threads", "run_directory")
 
 ARGUMENTS: dict[str, tuple[str, ...]] = {
-    "sim": (*COMMON, *DRIVE, "mode", "headless", "train", "agent", "trainer_threads"),
+    "sim": (*COMMON, *DRIVE, "mode", "headless", "train", "trainer_threads"),
     "robot": (*COMMON, *DRIVE),
     "train": (*COMMON, *TRAIN),
     "replay": (*COMMON, *VIEW),

@@ -26,6 +26,8 @@ TERMINATE_S = 2.0
 """And after SIGTERM, before it is killed."""
 RESPAWN_DELAY_S = 2.0
 """Between a death and a new start, so that a process that dies at once does not spin."""
+USER_FAULT = 2
+"""Status with which a node ends that cannot come up as it was told to: starting it again would change nothing."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class _Running:
     description: Process
     popen: subprocess.Popen[bytes]
     log: Path
+    first: bool = True
+    """It has not been started again yet."""
     restart_at: float | None = None
 
 
@@ -121,12 +125,15 @@ class Supervisor:
             if running.restart_at is not None:
                 if time.monotonic() >= running.restart_at:
                     self.start([running.description])
+                    self._running[name].first = False
                 continue
             status = running.popen.poll()
             if status is None:
                 continue
             self._tell(f"-{running.popen.pid}")
             respawn = isinstance(running.description, NodeProcess) and running.description.respawn
+            if running.first and status == USER_FAULT:
+                respawn = False  # a faulty setting, not a mishap; later on nothing that ran well may be ended for it
             if respawn:
                 running.restart_at = time.monotonic() + RESPAWN_DELAY_S
             else:

@@ -9,12 +9,16 @@ from typing import Any, Literal
 
 from wm_ros.contract import resources, schema
 from wm_ros.contract.errors import UserError
+from wm_ros.runtime.agent_kind import SOURCES, Source, kind_of
 
 TRAINER_NICE = 10
 VIEW_NICE = 5
 
 SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """For every process on the control path: a second thread in numpy costs more in wake-ups than it brings at these sizes."""
+
+SERVERS: dict[Source, str] = {"mpc": "mpc", "policy": "policy_server"}
+"""Whose commands → the node that sends them."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,9 @@ class SystemOptions:
     """Contract: a YAML file, or the name of one that ships with the package."""
     controller: str = ""
     """ONNX controller to drive with; empty: the newest one that a trainer announces on topic `model`."""
+    standby: str = ""
+    """ONNX controller of the other server beside it: of policy_server where mpc drives, of mpc where policy_server does. Service
+    command_gate/select switches between them. Empty: only one server runs."""
     params_file: str = ""
     """YAML file of node parameters, read after config/nodes.yaml."""
     record: bool = True
@@ -52,7 +59,8 @@ class SystemOptions:
     train: bool = False
     """Start the trainer, which learns from every recorded bag and announces controllers on topic `model`."""
     agent: str = "pets"
-    """Agent configuration of the trainer: a YAML file, or the name of one in config/agents."""
+    """Agent configuration: a YAML file, or the name of one in config/agents. It decides who drives, mpc (pets) or policy_server (sac),
+    and what the trainer trains."""
     trainer_threads: int = 1
     """Threads of the trainer; 0: every core. One is the fastest for networks as small as the shipped agent's."""
     seed: int = 0
@@ -74,7 +82,7 @@ class SystemOptions:
                 raise UserError(f"remap: {rule!r} is no remapping: write FROM:=TO, such as joint_states:=/robot/joint_states")
         if self.mode == "lockstep" and not self.simulate:
             raise UserError("mode: lockstep needs the simulator, a robot cannot wait: use mode realtime")
-        for name in ("controller", "params_file", "rviz_config"):
+        for name in ("controller", "standby", "params_file", "rviz_config"):
             value = getattr(self, name)
             if value and not Path(value).expanduser().is_file():
                 raise UserError(f"{name}: {value}: no such file")
@@ -123,9 +131,13 @@ def describe(options: SystemOptions) -> tuple[Process, ...]:
         UserError: the contract is faulty, or the package's own configuration files are missing.
     """
     schema.load(options.contract)  # once here, so that it is said once, and not by every node
+    driver = SOURCES[kind_of(options.agent)]
     nodes: list[Process] = []
     run = Path(options.run_directory).expanduser().resolve()
     logger, sim = ["logger"] * options.record, ["sim"] * options.simulate
+    controllers = {SERVERS[driver]: options.controller}
+    if options.standby:
+        controllers[SERVERS["policy" if driver == "mpc" else "mpc"]] = options.standby
     if options.simulate:
         # The clock's source must not follow it.
         nodes.append(
@@ -134,12 +146,13 @@ def describe(options: SystemOptions) -> tuple[Process, ...]:
                 "sim",
                 publish_clock=options.use_sim_time,
                 headless=options.headless,
-                awaits=",".join(["command_gate", "mpc", "episode_manager", *logger]),
+                awaits=",".join(["command_gate", *controllers, "episode_manager", *logger]),
                 use_sim_time=False,
             )
         )
-    nodes.append(_node(options, "command_gate", awaits=",".join(["episode_manager", *sim, *logger])))
-    nodes.append(_node(options, "mpc", controller=_absolute(options.controller), model_folder=str(run / "models")))
+    nodes.append(_node(options, "command_gate", source=driver, awaits=",".join(["episode_manager", *sim, *logger])))
+    for server, controller in controllers.items():
+        nodes.append(_node(options, server, controller=_absolute(controller), model_folder=str(run / "models")))
     if options.record:
         nodes.append(_node(options, "logger", directory=str(run / "bags")))
     if options.train:
@@ -151,14 +164,22 @@ def describe(options: SystemOptions) -> tuple[Process, ...]:
             auto=options.episodes,
             evaluate=options.evaluate,
             first_episode=options.first_episode,
-            # A controller that the user names drives all episodes: nobody counts its version up.
-            wait_for_model=not (options.controller and options.episodes),
+            source=driver,
+            wait_for_model=_waits_for_model(options, driver),
             has_sim=options.simulate,
             awaits=",".join(logger),
         )
     )
     nodes += _view(options)
     return tuple(nodes)
+
+
+def _waits_for_model(options: SystemOptions, driver: Source) -> bool:
+    """Whether each episode waits for what was learned from the one before."""
+    if options.controller and options.episodes:
+        return False  # a controller that the user names drives all episodes: nobody counts its version up
+    # A policy is learned while the robot moves on; only where nothing is to depend on timing does the robot wait for it.
+    return driver == "mpc" or options.mode == "lockstep" or not (options.train and options.episodes)
 
 
 def describe_training(options: SystemOptions) -> tuple[Process, ...]:
@@ -203,6 +224,8 @@ def _trainer(options: SystemOptions) -> NodeProcess:
         agent=options.agent,
         threads=options.trainer_threads,
         nice=TRAINER_NICE if options.mode == "realtime" else 0,
+        # A robot drives on with the last good controller meanwhile. In lockstep the episodes wait for the trainer, so its end is theirs.
+        respawn=options.mode == "realtime",
         run_directory=str(Path(options.run_directory).expanduser().resolve()),
     )
 

@@ -56,7 +56,7 @@ class Segment(Announcement):
 
 
 class ControllerNotice(Announcement):
-    """Topics `model` (latched, from trainer: newest controller) and `mpc/controller` (latched, from mpc: the one that serves)."""
+    """Topics `model` (latched, from trainer: the newest), `mpc/controller` and `policy/controller` (latched: the one that serves)."""
 
     path: str
     sha256: Sha256

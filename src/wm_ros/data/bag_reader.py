@@ -203,8 +203,9 @@ class Bag:
             return exact
         if namespace:
             return None
-        fitting = sorted(n for n in names if n.endswith("/" + relative) and self._counts.get(n))
-        if len(fitting) > 1:
+        fitting = sorted((n for n in names if n.endswith("/" + relative) and self._counts.get(n)), key=lambda n: (len(n), n))
+        # Of `cell/command` and `cell/mpc/command` the first is the robot's: the others lie below its namespace.
+        if len(fitting) > 1 and not all(n.startswith(fitting[0].removesuffix(relative)) for n in fitting):
             raise UserError(f"{self.path}: {topic} could be {' or '.join(fitting)}: give a namespace")
         return fitting[0] if fitting else None
 

@@ -23,6 +23,7 @@ class CommandGateNode(base.WmNode):
 
     parameters: Mapping[str, Param] = {
         "awaits": base.AWAITS,
+        "source": Param("mpc", "Whose commands pass until `~/select` says otherwise", choices=("mpc", "policy")),
         "lockstep_timeout_s": Param(5.0, "Lockstep: hold answers an observation that has waited this long", low=0.01, high=3600.0),
         "blend_s": Param(0.1, "Commands come back over this time after a hold, and after `~/select`; 0: at once", low=0.0, high=10.0),
     }
@@ -38,6 +39,7 @@ class CommandGateNode(base.WmNode):
     def configure(self) -> None:
         contract = self.contract
         self._gate = Gate(contract, self.lockstep, self.param("lockstep_timeout_s"), self.param("blend_s"))
+        self._gate.select(self.param("source"))
         self._periods = Periods(contract.control.period_ns)
         self._state = ""
         self._heard_ns: dict[Source, int] = {}

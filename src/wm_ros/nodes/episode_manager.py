@@ -53,6 +53,7 @@ class EpisodeManager(WmNode):
         "evaluate": Param(0, "Evaluation episodes to run by itself after the training ones", low=0, high=100_000),
         "first_episode": Param(0, "Number of the first episode, where earlier ones were recorded before", low=0, high=1_000_000),
         "wait_for_model": Param(True, "Training episode k waits for controller version >= k, evaluation for version >= auto"),
+        "source": Param("mpc", "Whose controller it waits for and names in the episode", choices=("mpc", "policy")),
         "has_sim": Param(True, "Reset and pause a simulator; without, an episode starts at the next observation"),
         "observation_timeout_s": Param(1.0, "Real time: an episode without observations for so long is stopped, s", low=0.05, high=600.0),
         "awaits": AWAITS,
@@ -78,7 +79,8 @@ class EpisodeManager(WmNode):
                 DEEP_QOS if self.lockstep else DEEP_SENSOR_QOS,
             )
         self.create_subscription(JointState, contract.action.topic, self._on_command, DEEP_QOS)
-        self.create_subscription(String, "mpc/controller", self._on_controller, LATCHED_QOS)
+        self._controller_topic = f"{self.param('source')}/controller"
+        self.create_subscription(String, self._controller_topic, self._on_controller, LATCHED_QOS)
         self._arm = self.create_client(SetBool, "command_gate/arm")
         self._reset = self.create_client(Trigger, "sim/reset")
         self._pause = self.create_client(SetBool, "sim/pause")
@@ -158,7 +160,7 @@ class EpisodeManager(WmNode):
         have = self._controller
         if have is not None and (needed is None or have.version >= needed):
             return True
-        wanted = "mpc/controller" if needed is None else f"mpc/controller version {needed}"
+        wanted = self._controller_topic if needed is None else f"{self._controller_topic} version {needed}"
         self._waiting_for = f"{wanted} ({f'version {have.version}' if have else 'none yet'})"
         return False
 
@@ -339,13 +341,14 @@ class EpisodeManager(WmNode):
 
     def _on_controller(self, message: String) -> None:
         try:
-            notice = announcements.read(ControllerNotice, message.data, "mpc/controller")
+            notice = announcements.read(ControllerNotice, message.data, self._controller_topic)
         except UserError as error:
             self._troubles["controller"] = str(error)
             return
         if notice.contract_hash != self.contract.hash:
             there, here = notice.contract_hash[:8], self.contract.hash[:8]
-            self._troubles["controller"] = f"mpc/controller: contract {there} there, {here} here: give both nodes the same contract"
+            where = self._controller_topic
+            self._troubles["controller"] = f"{where}: contract {there} there, {here} here: give both nodes the same contract"
             return
         self._troubles.pop("controller", None)
         self._controller = notice

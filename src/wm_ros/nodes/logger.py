@@ -105,7 +105,8 @@ class Logger(WmNode):
         sensor = Qos("reliable" if self.lockstep else "best_effort", depth=10 if self.lockstep else 5)
         command = Qos(depth=1)
         wanted = [(c.topic, c.type, sensor) for c in self.contract.observation]
-        wanted += [(self.contract.action.topic, self.contract.action.type, command), ("mpc/command", JOINT_STATE, command)]
+        wanted.append((self.contract.action.topic, self.contract.action.type, command))
+        wanted += [(f"{source}/command", JOINT_STATE, command) for source in ("mpc", "policy")]
         wanted += [("episode", STRING, Qos(durability="transient_local", depth=1)), ("step", NUMBERS, Qos())]
         for entry in str(self.param("extra_topics")).split(","):
             if entry.strip():

@@ -20,6 +20,7 @@ ANNOUNCEMENTS: dict[str, tuple[str, type[Announcement], Any]] = {
     "episode": ("episode", EpisodeState, DEEP_QOS),
     "model": ("model", ControllerNotice, DEEP_QOS),
     "mpc/controller": ("controller", ControllerNotice, DEEP_QOS),
+    "policy/controller": ("controller", ControllerNotice, DEEP_QOS),
     "train/progress": ("progress", Progress, 10),
     "log/segment": ("segment", Segment, SEGMENT_QOS),
 }

@@ -6,6 +6,7 @@ import os
 import queue
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from wm_ros.contract import announcements
 from wm_ros.contract.announcements import ControllerNotice, Progress, Segment
 from wm_ros.contract.errors import UserError
 from wm_ros.nodes.base import ERROR, LATCHED_QOS, OK, SEGMENT_QOS, Param, WmNode, run
+from wm_ros.runtime.agent_kind import kind_of
 from wm_ros.runtime.confinement import inside
 from wm_ros.runtime.signature import SigningKey
 
 _TRAIN, _STOP = "train", "stop"
 _THREAD = "training"
+PAUSE_S = 0.2
+"""Between two looks at whether a pause is over."""
 PATIENCE_S = 8.0
 """How long a stop waits for the training thread; longer only while a graph is exported for the first time."""
 
@@ -33,11 +37,14 @@ class Trainer(WmNode):
     """Learns from every training bag that `log/segment` announces; training runs in a thread of its own."""
 
     parameters = {
-        "agent": Param("pets", "Agent configuration: a YAML file, or the name of one in config/agents"),
+        "agent": Param("pets", "Agent configuration, pets or sac: a YAML file, or the name of one in config/agents"),
         "run_directory": Param("runs/up", "Folder of the run; controllers go to models/NNNN/ below it"),
         "bag_folder": Param("", "Only bags below this folder are read when `log/segment` announces them; empty: bags below run_directory"),
         "signing_key": Param("", "Private key (`wm-ros key new`) that signs every controller; empty: they are not signed"),
         "threads": Param(1, "Threads for training; 0 takes every core", low=0, high=256),
+        "train_ratio": Param(0.0, "SAC: updates for each recorded tick; 0: the agent's fit.updates_per_step", low=0.0, high=1000.0),
+        "warm_up": Param(0, "SAC: ticks with random actions before the first update; 0: the agent's fit.warm_up", low=0, high=100_000_000),
+        "paused": Param(False, "Training stands still; bags are kept for later, controllers go on serving", live=True),
     }
 
     def __init__(self) -> None:
@@ -53,20 +60,35 @@ class Trainer(WmNode):
     def configure(self) -> None:
         import torch
 
-        from wm_ros.training import config
-        from wm_ros.training.pets_learner import PetsLearner
-
         torch.set_num_threads(self.param("threads") or os.cpu_count() or 1)
         run = Path(self.param("run_directory")).expanduser().resolve()
         self._bag_folder = Path(self.param("bag_folder") or run / "bags")
         directory = run / "models"
         directory.mkdir(parents=True, exist_ok=True)
         key = SigningKey.load(self.param("signing_key")) if self.param("signing_key") else None
-        self._learner = PetsLearner(self.contract, config.load(self.param("agent")), directory, self.param("seed"), self._report, key)
+        self._learner = self._pets(directory, key) if kind_of(self.param("agent")) == "pets" else self._sac(directory, key)
         self._model = self.create_publisher(String, "model", LATCHED_QOS)
         self._progress = self.create_publisher(String, "train/progress", 10)
         self.create_service(Trigger, "~/train", self._on_train)
         self.create_service(Trigger, "~/checkpoint", self._on_checkpoint)
+
+    def _pets(self, directory: Path, key: SigningKey | None) -> Any:
+        from wm_ros.training import config
+        from wm_ros.training.pets_learner import PetsLearner
+
+        return PetsLearner(self.contract, config.load(self.param("agent")), directory, self.param("seed"), self._report, key)
+
+    def _sac(self, directory: Path, key: SigningKey | None) -> Any:
+        from wm_ros.training import config
+        from wm_ros.training.online_sac import OnlineSac
+
+        agent = config.load_as(self.param("agent"), config.SacAgentConfig)
+        ratio, warm_up = self.param("train_ratio") or agent.fit.updates_per_step, self.param("warm_up") or agent.fit.warm_up
+        try:
+            fit = replace(agent.fit, updates_per_step=ratio, warm_up=warm_up)
+        except ValueError as error:
+            raise UserError(f"parameter warm_up: {error}") from None
+        return OnlineSac(self.contract, replace(agent, fit=fit), directory, self.param("seed"), self._report, key)
 
     def activate(self) -> None:
         self._stopping.clear()
@@ -88,6 +110,7 @@ class Trainer(WmNode):
             "episodes": self._last.episodes,
             "transitions": self._last.transitions,
             "waiting": self._work.qsize(),
+            "paused": self.param("paused"),
         }
         return (ERROR, self._fault, values) if self._fault else (OK, self._last.phase, values)
 
@@ -166,6 +189,9 @@ class Trainer(WmNode):
             raise _Stopped
         self._last = Progress(phase=phase, **fields)  # type: ignore[arg-type]
         self._progress.publish(String(data=self._last.to_json()))
+        while phase in ("reading", "training") and self.param("paused"):
+            if self._stopping.wait(PAUSE_S):
+                raise _Stopped
 
     def _fail(self, text: str) -> None:
         self._fault = text

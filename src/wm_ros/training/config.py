@@ -32,6 +32,9 @@ class AgentConfig:
     """The agent itself."""
     fit: FitConfig = field(default_factory=FitConfig)
     """How its model is fitted."""
+    guide: str = ""
+    """SAC controller (`controller.onnx`) for the same contract: its policy is one more candidate of every plan, and its critics value
+    the plan's end. Empty: none."""
 
 
 @with_config(ConfigDict(extra="forbid"))

@@ -28,6 +28,7 @@ from wm_ros.models.transitions import concatenated, transitions
 from wm_ros.runtime.artifact import TrainingBag
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.runtime.signature import SigningKey
+from wm_ros.training import guide
 from wm_ros.training.calibration import calibrate
 from wm_ros.training.config import AgentConfig
 from wm_ros.training.fit import Fit, FitResult
@@ -59,6 +60,7 @@ class PetsLearner:
         self._unseen: list[Episode] = []
         self._model: ObservationDynamics | None = None
         self._graph: Any = None
+        self._guide = guide.load(config.guide, contract) if config.guide else None
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -116,7 +118,7 @@ class PetsLearner:
     def warm_up(self) -> None:
         """Exports the agent's graph ahead of the first training, for it takes seconds."""
         if self._graph is None:
-            self._graph = template(PetsController(self.contract, self.config.pets), self.contract)
+            self._graph = template(self._controller(), self.contract)
 
     def path(self, version: int) -> Path:
         """Where the controller of a version is written."""
@@ -182,7 +184,7 @@ class PetsLearner:
         self.report("exporting", common)
         started = time.monotonic()
         self.warm_up()
-        controller = PetsController(self.contract, self.config.pets)
+        controller = self._controller()
         controller.take(model, result.elites)
         recorded = [(e.observation, e.action) for e in unseen or self.episodes]
         level = calibrate(controller.model, recorded, self.config.pets.planner.horizon, held_out=bool(unseen))
@@ -234,6 +236,9 @@ class PetsLearner:
         pairs = [(e.observation, e.action) for e in episodes]
         steps = self.config.pets.planner.horizon
         return open_loop(model, pairs, steps, self.contract.control.period_s, self.contract.observation_names, self.seed)
+
+    def _controller(self) -> PetsController:
+        return PetsController(self.contract, self.config.pets, self._guide)
 
     def _seed(self, version: int, purpose: int) -> int:
         return int(np.random.SeedSequence([self.seed, version, purpose]).generate_state(1)[0])
