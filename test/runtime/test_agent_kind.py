@@ -24,6 +24,10 @@ def test_a_file_is_for_the_agent_whose_section_it_has(tmp_path: Path, text: str,
     assert kind_of(path) == kind
 
 
+def test_the_shipped_dreamer_drives_as_a_policy() -> None:
+    assert SOURCES[kind_of("dreamer")] == "policy"
+
+
 @pytest.mark.parametrize(("text", "words"), [("sac: {}\npets: {}", "pets and sac"), ("sac: [", "not readable as YAML")])
 def test_a_file_that_is_for_nobody_is_refused_with_its_name(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "mine.yaml"

@@ -66,7 +66,10 @@ class Trainer(WmNode):
         directory = run / "models"
         directory.mkdir(parents=True, exist_ok=True)
         key = SigningKey.load(self.param("signing_key")) if self.param("signing_key") else None
-        self._learner = self._pets(directory, key) if kind_of(self.param("agent")) == "pets" else self._sac(directory, key)
+        kind, learners = kind_of(self.param("agent")), {"pets": self._pets, "sac": self._sac}
+        if kind not in learners:
+            raise UserError(f"parameter agent: {kind} does not learn beside a robot, only {' and '.join(learners)} do: use wm-ros train --sim")
+        self._learner = learners[kind](directory, key)
         self._model = self.create_publisher(String, "model", LATCHED_QOS)
         self._progress = self.create_publisher(String, "train/progress", 10)
         self.create_service(Trigger, "~/train", self._on_train)

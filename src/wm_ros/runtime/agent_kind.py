@@ -12,7 +12,7 @@ from wm_ros.contract.errors import UserError
 
 Source = Literal["mpc", "policy"]
 
-SOURCES: dict[str, Source] = {"pets": "mpc", "sac": "policy"}
+SOURCES: dict[str, Source] = {"pets": "mpc", "sac": "policy", "dreamer": "policy"}
 """Agent → whose commands its controllers become: planners run in `mpc`, policies in `policy_server`."""
 DEFAULT = "pets"
 """Of a file that has the settings of none."""
