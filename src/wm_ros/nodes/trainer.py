@@ -68,7 +68,8 @@ class Trainer(WmNode):
         key = SigningKey.load(self.param("signing_key")) if self.param("signing_key") else None
         kind, learners = kind_of(self.param("agent")), {"pets": self._pets, "sac": self._sac}
         if kind not in learners:
-            raise UserError(f"parameter agent: {kind} does not learn beside a robot, only {' and '.join(learners)} do: use wm-ros train --sim")
+            able = " and ".join(learners)
+            raise UserError(f"parameter agent: {kind} does not learn beside a robot, only {able} do: use wm-ros train --sim")
         self._learner = learners[kind](directory, key)
         self._model = self.create_publisher(String, "model", LATCHED_QOS)
         self._progress = self.create_publisher(String, "train/progress", 10)
