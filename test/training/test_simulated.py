@@ -10,35 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_sac import FIT, SAC
+from simulated_runs import plan, run
+from small_sac import SAC
 
-from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.sim import adapters
 from wm_ros.sim.episode import run_episode
 from wm_ros.sim.simulator import Simulator
 from wm_ros.training import checkpoint, simulated
-from wm_ros.training.config import SacAgentConfig
-from wm_ros.training.simulated import SimulatedPlan, SimulatedTraining
-
-
-def plan(**options: object) -> SimulatedPlan:
-    contract = schema.load("cartpole_swingup")
-    contract = schema.parse({**contract.model_dump(mode="json"), "episode": {"duration_s": 0.6}}, "test")
-    settings = {"frames": 480, "evaluate_every": 200, "versions": {"torch": torch.__version__}, "evaluations": 2, "seed": 4, **options}
-    return SimulatedPlan(contract.canonical_json(), SacAgentConfig(SAC, FIT), **settings)  # type: ignore[arg-type]
-
-
-def run(training: SimulatedTraining, steps: int | None = None) -> SimulatedTraining:
-    """To the end, or so many steps and evaluations far."""
-    while (not training.finished or training.due) and steps != 0:
-        if training.due:
-            training.evaluate()
-        else:
-            training.step()
-        steps = None if steps is None else steps - 1
-    return training
+from wm_ros.training.simulated import SimulatedTraining
 
 
 @pytest.fixture(scope="module")

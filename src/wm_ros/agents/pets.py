@@ -36,14 +36,21 @@ class PetsConfig:
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     planner: PlannerChoice = field(default_factory=ICEMConfig)
     """`kind` names the planner, `icem` where it is not given; the other settings are its own."""
+    exploration: float = 0.0
+    """Reward in planning, per tick, for members that are one deviation of the observations apart: the robot goes where the model has
+    something to learn. Recorded returns have no such term."""
     explorer: ExplorerConfig = field(default_factory=ExplorerConfig)
     """What acts before there is a model."""
 
     def __post_init__(self) -> None:
         if self.stride < 1:
             raise ValueError(f"stride {self.stride} must be at least 1")
+        if not 0.0 <= self.exploration < float("inf"):
+            raise ValueError(f"exploration {self.exploration} must not be negative")
         if isinstance(self.planner, MCTSConfig):
             raise ValueError("planner.kind: a tree (mcts) fits into no ONNX graph, which is how this agent ships: choose another planner")
+        if self.exploration and (self.propagation == "mean" or self.ensemble.elites < 2):
+            raise ValueError("exploration: needs members that differ: two elites or more, and another propagation than mean")
         if self.sample and (self.model.family == "deterministic" or self.propagation == "mean"):
             raise ValueError("sample: neither a deterministic model nor particles that follow the mean can be drawn: set it to false")
 
@@ -60,6 +67,7 @@ def dynamics(contract: Contract, config: PetsConfig, planning: bool) -> Observat
         limits=config.limits,
         propagation=config.propagation,
         model=config.model,
+        exploration=config.exploration if planning else 0.0,
     )
 
 

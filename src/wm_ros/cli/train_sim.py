@@ -29,6 +29,7 @@ def train(options: Train, folder: Path, signing_key: SigningKey | None) -> int:
     show = Display()
     try:
         training = (_resumed if options.resume else _begun)(options, folder, signing_key, show)
+        training.warn = show.line
         try:
             _learn(training, show)
             training.finish()

@@ -68,6 +68,7 @@ class ObservationDynamics(nn.Module):
         limits: LimitCost | None = None,
         propagation: Propagation = "TSinf",
         model: ModelConfig | None = None,
+        exploration: float = 0.0,
     ) -> None:
         """Builds untrained networks.
 
@@ -80,6 +81,8 @@ class ObservationDynamics(nn.Module):
             limits: what imagined observations near the ends of the contract's ranges cost; None for nothing.
             propagation: how particles and members meet.
             model: family of the networks and kind of their targets; None for Gaussian networks and changes.
+            exploration: reward of a rollout, per tick, for members that are one deviation of the observations apart (disagreement as
+                intrinsic reward: Pathak et al. 2019, arXiv 1906.04161).
 
         Raises:
             UserError: `model.targets` names no column, or the contract's functions are not there.
@@ -93,6 +96,7 @@ class ObservationDynamics(nn.Module):
             raise ValueError("sample: particles that follow the mean are not drawn: set sample false, or another propagation")
         model = model or ModelConfig()
         self.stride, self.sample, self.propagation = stride, sample, propagation
+        self._normalizes, self._exploration = model.normalize, exploration
         size = contract.observation_size
         self.observation_size, self.action_size = size, contract.action_size
         inputs = size + stride * self.action_size
@@ -194,6 +198,8 @@ class ObservationDynamics(nn.Module):
         reward = self.stride * self._rewards(before, held, after)
         if self._limits is not None:
             reward = reward - self._limit_cost(after)
+        if self._exploration:
+            reward = reward + self.stride * self._exploration * self._apart(after).unsqueeze(1)
         ended = self._endings(before, held, after)
         return Imagined(after, reward, None if ended is None else _running_product(1.0 - ended))
 
@@ -208,6 +214,36 @@ class ObservationDynamics(nn.Module):
         if ended is not None and self.termination_network is not None:
             ended = ended.mean(dim=0)
         return Step(following, reward, None if ended is None else 1.0 - ended)
+
+    def transition(self, observation: Tensor, action: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """One model step in which every member has rows of its own.
+
+        Args:
+            observation: `[M, B, O]`.
+            action: `[M, B, A]`, held for `stride` ticks.
+            noise: standard normal `[M, B, prediction_noise]`, or None for the mean.
+
+        Returns:
+            observation `[M, B, O]`; reward `[M, B]`, summed over the ticks; probability that the episode ends `[M, B]`, None where
+            none ever does.
+        """
+        after = self.predict(observation, action.unsqueeze(-2).expand(*action.shape[:-1], self.stride, self.action_size), noise)
+        return after, self.stride * self._rewards(observation, action, after), self._endings(observation, action, after)
+
+    def spread(self, observation: Tensor, action: Tensor) -> Tensor:
+        """How far the members are apart about one step from `observation [B, O]` under `action [B, A]`: `[B]`.
+
+        Standard deviation over the members' means in deviations of each target, root mean square over the columns and, where the reward is
+        learned, the reward.
+        """
+        rows = observation.shape[0]
+        here, held = (t.expand(self.members, rows, t.shape[-1]) for t in (observation, action))
+        after, reward, _ = self.transition(here, held, None)
+        variance = (after / self.target_std).var(dim=0, correction=0)
+        if self.reward_network is not None:
+            scaled = reward / (self.stride * self.reward_network.reward_std)
+            variance = torch.cat([variance, scaled.var(dim=0, correction=0).unsqueeze(-1)], dim=-1)
+        return torch.sqrt(variance.mean(dim=-1))
 
     # ---- fitting: see `trainable.Trainable` ---------------------------------------------------------------------------
 
@@ -225,6 +261,9 @@ class ObservationDynamics(nn.Module):
                 values = values.astype(np.float64)
                 getattr(self, f"{name}_mean").copy_(torch.from_numpy(values.mean(axis=0)))
                 getattr(self, f"{name}_std").copy_(torch.from_numpy(np.maximum(values.std(axis=0), 1e-6)))
+            if not self._normalizes:
+                self.target_mean.zero_()
+                self.target_std.fill_(1.0)
 
     def prepare(self, data: Transitions) -> Rows:
         """Sets the normalizers and gives rows: inputs, targets and, for what is learned, (before, after), reward, termination."""
@@ -241,7 +280,8 @@ class ObservationDynamics(nn.Module):
             if data.reward is None:
                 raise ValueError("the contract's reward is learned, and the transitions have none")
             rows.append(torch.from_numpy(data.reward))
-            self.reward_network.normalize(rows[-1])
+            if self._normalizes:
+                self.reward_network.normalize(rows[-1])
         if self.termination_network is not None:
             if data.terminated is None:
                 raise ValueError("the contract's termination is learned, and the transitions have none")
@@ -317,6 +357,11 @@ class ObservationDynamics(nn.Module):
             return observation.new_zeros(observation.shape[:-1])
         beyond = torch.abs((observation - self._range_middle) * self._range_inverse_half) - (1.0 - self._limits.margin)
         return self.stride * self._limits.weight / self._limits.margin * torch.relu(beyond).sum(dim=-1)
+
+    def _apart(self, observation: Tensor) -> Tensor:
+        """What members are apart `[H, N]` at `observation [H, M, N, O]`: deviation over them in deviations of the recorded observations."""
+        variance = (observation / self.observation_std).var(dim=1, correction=0).mean(dim=-1)
+        return torch.sqrt(variance + 1e-12)  # the slope of a root at zero has no end
 
     def _drawn_members(self, normal: Tensor) -> Tensor:
         """Members `[M]`, each equally likely, from standard normal numbers `[M]`: for each member, whose particles it takes over."""

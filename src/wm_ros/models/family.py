@@ -31,6 +31,8 @@ class ModelConfig:
     targets: dict[str, Target] = field(default_factory=dict)
     """Channel, feature or column of the observation, or a pattern such as `*.velocity` → `absolute` (predicted as it is) or `delta` (as its
     change, the default). The last that fits counts."""
+    normalize: bool = True
+    """Targets and learned rewards count in deviations of their own channel; False: as they are, to see what that does."""
 
     def __post_init__(self) -> None:
         if self.family not in ("gaussian", "deterministic", "mixture"):

@@ -10,6 +10,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from wm_ros.agents.dreamer import DreamerConfig
+from wm_ros.agents.mbpo import MbpoConfig
 from wm_ros.agents.pets import PetsConfig
 from wm_ros.agents.sac import SacConfig
 from wm_ros.contract import resources
@@ -18,6 +19,7 @@ from wm_ros.planners.choice import CONFIGS, kind_of
 from wm_ros.planners.planner import PlannerConfig
 from wm_ros.training.dreamer_learner import DreamerFitConfig
 from wm_ros.training.fit import FitConfig
+from wm_ros.training.mbpo_learner import MbpoFitConfig, ModelFitConfig
 from wm_ros.training.sac_learner import SacFitConfig
 
 Kind = TypeVar("Kind")
@@ -59,12 +61,47 @@ class DreamerAgentConfig:
     """How they are trained."""
 
 
-def load_simulated(name: str | Path) -> SacAgentConfig | DreamerAgentConfig:
-    """`load_as` for a training in simulation: for Dreamer where the file has its part, else for the soft actor-critic."""
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True)
+class MbpoAgentConfig:
+    """What `config/agents/mbpo.yaml` holds."""
+
+    mbpo: MbpoConfig = field(default_factory=MbpoConfig)
+    """What is imagined."""
+    sac: SacConfig = field(default_factory=SacConfig)
+    """The policy's networks."""
+    fit: MbpoFitConfig = field(default_factory=MbpoFitConfig)
+    """How they are trained."""
+    model_fit: ModelFitConfig = field(default_factory=ModelFitConfig)
+    """How the model is fitted."""
+
+
+PolicyConfig = SacAgentConfig | MbpoAgentConfig
+"""Of an agent whose controller is a policy alone. An empty file is the first."""
+
+
+def load_policy(name: str | Path) -> PolicyConfig:
+    """`load_as` for MBPO where the file has its part, else for the soft actor-critic."""
+    return load_as(name, MbpoAgentConfig) if "mbpo" in _parts(name) else load_as(name, SacAgentConfig)
+
+
+def is_policy(name: str | Path) -> bool:
+    """Whether the file is one for `load_policy`; what it holds is not looked at.
+
+    Raises:
+        UserError: as for `load_as`.
+    """
+    return bool({"mbpo", "sac"} & _parts(name))
+
+
+def load_simulated(name: str | Path) -> PolicyConfig | DreamerAgentConfig:
+    """`load_as` for a training in simulation: for Dreamer where the file has its part, else `load_policy`."""
+    return load_as(name, DreamerAgentConfig) if "dreamer" in _parts(name) else load_policy(name)
+
+
+def _parts(name: str | Path) -> set[str]:
     data = _read(resources.find("config/agents", name, ".yaml"))
-    if isinstance(data, dict) and "dreamer" in data:
-        return load_as(name, DreamerAgentConfig)
-    return load_as(name, SacAgentConfig)
+    return set(data) if isinstance(data, dict) else set()
 
 
 def load(name: str | Path) -> AgentConfig:

@@ -31,7 +31,7 @@ from wm_ros.sim import world
 from wm_ros.sim.episode import drive
 from wm_ros.sim.fleet import Fleet, FleetTick
 from wm_ros.training import checkpoint
-from wm_ros.training.config import DreamerAgentConfig, SacAgentConfig
+from wm_ros.training.config import DreamerAgentConfig, PolicyConfig
 from wm_ros.training.running_statistics import RunningStatistics
 from wm_ros.training.sac_learner import Batch, SacLearner, SacLosses
 
@@ -46,7 +46,7 @@ class SimulatedPlan:
 
     contract: str
     """Canonical JSON."""
-    agent: SacAgentConfig | DreamerAgentConfig
+    agent: PolicyConfig | DreamerAgentConfig
     frames: int
     """Of all worlds together; a frame is one step of the physics, or of the environment."""
     evaluate_every: int
@@ -118,6 +118,8 @@ class SimulatedTraining:
         """
         torch.set_num_threads(plan.threads)
         self.plan, self.folder, self._signing_key = plan, folder, signing_key
+        self.warn: Callable[[str], None] = lambda text: None
+        """Told what is worth a person's notice."""
         self.contract = schema.parse(json.loads(plan.contract), "the contract of the training")
         self._beside = Path(plan.beside) if plan.beside else None
         self._fleet = Fleet([world.make(self.contract, self._beside) for _ in range(plan.simulators)], plan.seed)

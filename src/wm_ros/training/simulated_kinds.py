@@ -6,9 +6,10 @@ from pathlib import Path
 
 from wm_ros.runtime.signature import SigningKey
 from wm_ros.training import checkpoint
-from wm_ros.training.config import DreamerAgentConfig
+from wm_ros.training.config import DreamerAgentConfig, MbpoAgentConfig
 from wm_ros.training.simulated import CHECKPOINT, SimulatedPlan, SimulatedTraining
 from wm_ros.training.simulated_dreamer import DreamerTraining
+from wm_ros.training.simulated_mbpo import MbpoTraining
 
 
 def begin(plan: SimulatedPlan, folder: Path, signing_key: SigningKey | None = None) -> SimulatedTraining:
@@ -23,4 +24,6 @@ def resume(folder: Path, signing_key: SigningKey | None = None) -> SimulatedTrai
 
 
 def _kind(plan: SimulatedPlan) -> type[SimulatedTraining]:
-    return DreamerTraining if isinstance(plan.agent, DreamerAgentConfig) else SimulatedTraining
+    if isinstance(plan.agent, DreamerAgentConfig):
+        return DreamerTraining
+    return MbpoTraining if isinstance(plan.agent, MbpoAgentConfig) else SimulatedTraining
