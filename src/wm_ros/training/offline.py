@@ -193,12 +193,17 @@ def split(data: BagSet, plan: Plan) -> tuple[list[list[Episode]], list[Episode]]
     Only episodes as long as the planner looks ahead are held out, for only these can be measured; one always stays for training.
     """
     stride = plan.agent.pets.stride
+    return split_apart(data, plan.seed, plan.holdout, stride, stride * plan.agent.pets.planner.horizon)
+
+
+def split_apart(data: BagSet, seed: int, holdout: float, shortest: int, measured: int) -> tuple[list[list[Episode]], list[Episode]]:
+    """As `split`: episodes of at least `shortest` ticks are learned from, and of at least `measured` ticks held out."""
     places = [(b, e) for b, episodes in enumerate(data.episodes) for e in range(len(episodes))]
-    trainable = [p for p in places if len(data.episodes[p[0]][p[1]]) >= stride]
-    measurable = [p for p in trainable if len(data.episodes[p[0]][p[1]]) >= stride * plan.agent.pets.planner.horizon]
-    wanted = max(1, round(plan.holdout * len(trainable))) if plan.holdout > 0 else 0
+    trainable = [p for p in places if len(data.episodes[p[0]][p[1]]) >= shortest]
+    measurable = [p for p in trainable if len(data.episodes[p[0]][p[1]]) >= measured]
+    wanted = max(1, round(holdout * len(trainable))) if holdout > 0 else 0
     count = max(0, min(wanted, MOST_HELD_OUT, len(measurable), len(trainable) - 1))
-    drawn = np.random.default_rng(np.random.SeedSequence([plan.seed, 2])).permutation(len(measurable))[:count]
+    drawn = np.random.default_rng(np.random.SeedSequence([seed, 2])).permutation(len(measurable))[:count]
     held = {measurable[i] for i in drawn}
     kept = [[e for j, e in enumerate(episodes) if (b, j) not in held] for b, episodes in enumerate(data.episodes)]
     return kept, [data.episodes[b][e] for b, e in sorted(held)]
