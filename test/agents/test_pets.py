@@ -83,3 +83,16 @@ def test_any_planner_that_fits_into_a_graph_can_be_chosen() -> None:
         actions = drive(controller, 3)
         assert controller.config["planner"]["kind"] == choice.kind
         assert all(-10.0 <= float(a[0]) <= 10.0 for a in actions) and len({float(a[0]) for a in actions}) == 3
+
+
+def test_a_bonus_for_disagreement_makes_plans_go_where_the_members_are_apart() -> None:
+    def spread(seed: int, bonus: float) -> float:
+        controller = pets(seed, replace(PETS, exploration=bonus))
+        generator = torch.Generator().manual_seed(seed)
+        noise = {name: torch.randn(spec.shape, generator=generator) for name, spec in controller.noise.items()}
+        carry = {name: torch.zeros(shape) for name, shape in controller.carry.items()}
+        with torch.no_grad():
+            return float(controller(torch.linspace(-0.5, 0.5, 5), carry, noise)["plan.spread"].mean())
+
+    plain, curious = ([spread(seed, bonus) for seed in range(4)] for bonus in (0.0, 5.0))
+    assert all(b >= a for a, b in zip(plain, curious, strict=True)) and sum(curious) > 1.1 * sum(plain)
