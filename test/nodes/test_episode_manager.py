@@ -101,7 +101,7 @@ class World(Peer):
             self.observe(self.start + k * PERIOD)
             self.command(self.start + k * PERIOD)
             if k == 0:
-                self.wait(lambda: self.states[-1].state == "running", "running")
+                self.wait(lambda: self.states and self.states[-1].state == "running", "running")
             else:
                 known = self.steps[-1:]
                 self.wait(lambda known=known: self.steps[-1:] != known, f"step {k - 1}")
@@ -261,7 +261,7 @@ def test_where_the_reward_is_learned_the_steps_are_left_to_whoever_knows_it(tmp_
     with world(tmp_path, changes={"reward": "learned"}, wait_for_model=False) as w:
         number = w.begin()
         w.observe(w.start)
-        w.wait(lambda: w.states[-1].state == "running", "running")
+        w.heard("running", number)
         # Without commands a tick counts once enough observations have come after it.
         for k in range(1, TICKS + 2 + PATIENCE):
             w.observe(w.start + k * PERIOD)
