@@ -48,3 +48,17 @@ def test_the_loss_is_the_cross_entropy_with_the_two_hot_weights() -> None:
 def test_values_past_the_last_bin_count_as_the_last_bin() -> None:
     low, weight = TwoHot().neighbours(torch.tensor([-1e12, 1e12]))
     assert low.tolist() == [0, BINS - 2] and weight.tolist() == [0.0, 1.0]
+
+
+def test_the_steady_mean_of_a_two_hot_value_is_within_half_a_percent_of_it() -> None:
+    values = torch.cat([VALUES[VALUES.abs() > 0.1], torch.linspace(-500.0, 500.0, 300)])
+    read = torch.stack([TwoHot().steady_mean(dense(value).log().float()) for value in values])
+    torch.testing.assert_close(read, values, rtol=5e-3, atol=5e-3)
+
+
+def test_the_steady_mean_of_wide_weights_does_not_hang_on_last_bits() -> None:
+    logits = torch.randn((50, BINS), generator=torch.Generator().manual_seed(1))
+    head = TwoHot()
+    nearly = logits + 1e-6 * torch.randn((50, BINS), generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(head.steady_mean(nearly), head.steady_mean(logits), rtol=1e-4, atol=1e-4)
+    assert (head.mean(nearly) - head.mean(logits)).abs().median() > 0.1

@@ -285,6 +285,6 @@ class DreamerController(Controller):
         state = networks.world.rssm.observe_step(before, carry["action"].unsqueeze(0), embedded, noise["latent"].unsqueeze(0))
         mean, std = networks.actor(state.feature)
         action = networks.actor.limited(mean + std * noise["action"] if self._explore else mean)
-        value = networks.critic.kind.mean(networks.critic(state.feature))
+        value = networks.critic.kind.steady_mean(networks.critic(state.feature))
         following = {"deter": state.deter[0], "stoch": state.stoch[0], "action": action[0]}
         return {"action": networks.to_contract(action)[0], "value": value[0], "next": following}

@@ -18,6 +18,7 @@ from wm_ros.contract.errors import UserError
 
 BENCHMARKS: dict[str, str] = {
     "bags": "benchmarks.bags:run",
+    "dreamer": "benchmarks.dreamer:run",
     "equal_return": "benchmarks.equal_return:run",
     "logger": "benchmarks.logger:run",
     "loop": "benchmarks.loop:run",
