@@ -23,7 +23,7 @@ class RmsNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, value: Tensor) -> Tensor:
-        return value * torch.rsqrt(value.square().mean(-1, keepdim=True) + _EPSILON) * self.weight
+        return nn.functional.rms_norm(value, self.weight.shape, self.weight, _EPSILON)
 
 
 def normalization(kind: Norm, size: int) -> nn.Module:
@@ -118,7 +118,8 @@ class DenseGru(nn.Module):
 
 def gated(gates: Tensor, deter: Tensor) -> Tensor:
     """The new state from gates `[..., 3D]` and the old one `[..., D]`; the update gate begins mostly closed, as in DreamerV2."""
-    reset, candidate, update = gates.chunk(3, dim=-1)
+    # Unbound, not cut: the gradient of every cut would be a tensor of all three.
+    reset, candidate, update = gates.unflatten(-1, (3, -1)).unbind(-2)
     candidate = torch.tanh(torch.sigmoid(reset) * candidate)
     return torch.lerp(deter, candidate, torch.sigmoid(update - 1.0))
 
