@@ -101,3 +101,8 @@ def test_the_shipped_settings_are_read_and_a_wrong_field_is_named(tmp_path: Path
     path.write_text("dreamer: {rssm: {deter: 30, blocks: 7}}\n")
     with pytest.raises(UserError, match="blocks 7 must be 0 or divide deter 30"):
         load_simulated(path)
+
+
+def test_more_simulators_than_there_are_stretches_for_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"fit\.length: the first stretch of 8 rows .* each of 9 simulators has given 7: "):
+        begin(tmp_path, simulators=9, frames=2000)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from wm_ros.agents.controller import Controller
 from wm_ros.agents.dreamer import DreamerController
+from wm_ros.contract.errors import UserError
 from wm_ros.data.sequence_buffer import SequenceBuffer
 from wm_ros.models.rssm import State
 from wm_ros.sim.fleet import FleetTick
@@ -46,8 +47,13 @@ class DreamerTraining(SimulatedTraining):
         return cast(DreamerAgentConfig, self.plan.agent)
 
     def _make(self, capacity: int, generator: torch.Generator) -> None:
-        contract, worlds = self.contract, self.plan.simulators
-        self.learner = DreamerLearner(contract, self._settings.dreamer, self._settings.fit, generator)
+        contract, worlds, fit = self.contract, self.plan.simulators, self._settings.fit
+        if min(fit.warm_up, capacity) // worlds < fit.length:
+            raise UserError(
+                f"fit.length: the first stretch of {fit.length} rows is drawn when each of {worlds} simulators has given "
+                f"{min(fit.warm_up, capacity) // worlds}: give a larger fit.warm_up and more frames, or fewer simulators"
+            )
+        self.learner = DreamerLearner(contract, self._settings.dreamer, fit, generator)
         self._buffer = SequenceBuffer(capacity, contract.observation_size, contract.action_size, worlds)
         for i, observation in enumerate(self._fleet.observation):
             self._buffer.begin(i, observation)
