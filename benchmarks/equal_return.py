@@ -93,7 +93,7 @@ class Point:
 def scaled(config: PlannerConfig, factor: float) -> PlannerConfig:
     """The planner with its budget multiplied; elites keep their share."""
     knob = BUDGET[config.kind]  # type: ignore[attr-defined]
-    value = max(2, round(getattr(config, knob) * factor))
+    value = max(2 if knob == "candidates" else 1, round(getattr(config, knob) * factor))
     changes: dict[str, Any] = {knob: value}
     if knob == "candidates":
         names = {f.name for f in fields(config)}
@@ -114,6 +114,8 @@ def bench(options: Options) -> dict[str, dict[str, list[Point]]]:
         if entry.task in options.tasks and entry.config is not None and entry.planner in options.planners
         for factor in options.factors
     ]
+    # Small budgets of few iterations are the same ones.
+    wanted = list({entry: (entry, factor) for entry, factor in wanted}.values())
     episodes = [(entry, factor, seed) for entry, factor in wanted for seed in options.seeds]
     # Times come last and side by side, so that a machine that is busy for a while troubles all planners alike.
     jobs = [*episodes, *((entry, factor, -1) for entry, factor in wanted)]
