@@ -30,6 +30,7 @@ def test_a_scaled_budget_is_a_valid_one_and_elites_keep_their_share(factor: floa
     for kind, config in CONFIGS.items():
         if kind in BUDGET:
             made = scaled(config(), factor)
-            assert getattr(made, BUDGET[kind]) == max(2 if BUDGET[kind] == "candidates" else 1, round(getattr(config(), BUDGET[kind]) * factor))
+            least = 2 if BUDGET[kind] == "candidates" else 1
+            assert getattr(made, BUDGET[kind]) == max(least, round(getattr(config(), BUDGET[kind]) * factor))
     assert scaled(CEMConfig(candidates=100, elites=10), 4.0) == CEMConfig(candidates=400, elites=40)
     assert scaled(MPPIConfig(candidates=20, shown=8), 0.25).shown == 5  # type: ignore[attr-defined]
