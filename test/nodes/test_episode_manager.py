@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 from collections.abc import Callable, Iterator
@@ -27,13 +28,15 @@ from wm_ros.runtime.episode_tracker import PATIENCE
 TICKS = 10
 PERIOD = 20_000_000
 START = 5_000_000_000
+NUMBER = itertools.count()
+"""Of worlds: each has a namespace of its own, for some live side by side."""
 
 
 class World(Peer):
     """Gate, simulator and robot in one; it writes down in which order it is called."""
 
     def __init__(self, contract: schema.Contract, sim: bool = True, gate: bool = True) -> None:
-        super().__init__("manager")
+        super().__init__(f"manager_{next(NUMBER)}")
         self.contract = contract
         self.process: Process | None = None
         self.calls: list[str] = []
