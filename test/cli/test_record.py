@@ -54,11 +54,17 @@ def test_returns_and_ticks_are_counted_once_however_often_a_latched_state_comes(
 
 
 def test_learning_is_over_when_the_last_bag_is_closed_and_a_controller_has_learned_from_it() -> None:
-    record = fed(Record("train", 2), ended(0, 1.0), ended(1, 2.0), segment(0), model(2))
+    record = fed(Record("train", 2), controller(1), ended(0, 1.0), ended(1, 2.0), segment(0), model(2))
     assert not record.learned
     fed(record, segment(1))
     assert record.learned
-    assert not fed(Record("train", 2), ended(0, 1.0), ended(1, 2.0), segment(0), segment(1), model(1)).learned
+    assert not fed(Record("train", 2), controller(1), ended(0, 1.0), ended(1, 2.0), segment(0), segment(1), model(1)).learned
+
+
+def test_a_series_is_not_over_before_it_is_known_who_drove() -> None:
+    record = fed(Record("evaluate", 1), ended(0, 1.0, "evaluate"), segment(0, "evaluate"))
+    assert not record.episodes_done and "mpc/controller" in record.awaited()
+    assert fed(record, controller(0)).episodes_done
 
 
 def test_episodes_of_another_purpose_are_left_out() -> None:

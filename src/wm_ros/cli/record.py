@@ -70,8 +70,8 @@ class Record:
 
     @property
     def episodes_done(self) -> bool:
-        """All episodes have ended, and their bags are closed."""
-        return len(self.returns) >= self.episodes and len(self.bags) >= self.episodes
+        """All episodes have ended, their bags are closed, and who drove is known: of that, a busy machine tells late."""
+        return len(self.returns) >= self.episodes and len(self.bags) >= self.episodes and bool(self.serving)
 
     @property
     def learned(self) -> bool:
