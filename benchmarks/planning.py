@@ -1,4 +1,4 @@
-"""Milliseconds per plan: a planner's whole loop as one graph beside torchrl and pytorch_mppi at equal work.
+"""Milliseconds per plan: a planner's whole loop as one graph beside torchrl, pytorch_mppi and mbrl-lib at equal work.
 
 The peers run in a process of their own, once as they come and once tuned: with an allocator that keeps large blocks, and on AMD processors
 with MKL's fast path, which torch's build keeps for others. Half of a win over a peer as it comes is that and no merit of ours.
@@ -70,12 +70,17 @@ def run(quick: bool) -> list[Result]:
     threads = min(2, os.cpu_count() or 1)
     contract, repeats = _robot(), 3 if quick else 15
     works = [
-        Work("CEM plan", _agent(CEMConfig(horizon=peers.HORIZON, elites=peers.ELITES)), peers.ITERATIONS, (("torchrl", "cem"),)),
+        Work(
+            "CEM plan",
+            _agent(CEMConfig(horizon=peers.HORIZON, elites=peers.ELITES)),
+            peers.ITERATIONS,
+            (("torchrl", "cem"), ("mbrl", "cem")),
+        ),
         Work(
             "MPPI plan",
             _agent(MPPIConfig(horizon=peers.HORIZON, candidates=peers.CANDIDATES, iterations=1, noise_exponent=0.0)),
             1,
-            (("torchrl", "mppi"), ("pytorch_mppi", "mppi")),
+            (("torchrl", "mppi"), ("pytorch_mppi", "mppi"), ("mbrl", "mppi")),
         ),
     ]
     engines = _engines(threads)

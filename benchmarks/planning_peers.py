@@ -114,12 +114,52 @@ def pytorch_mppi(planner: str) -> Callable[[], object]:
     return lambda: mppi.command(start)
 
 
+def mbrl(planner: str) -> Callable[[], object]:
+    """mbrl-lib's CEM or MPPI over its own ensemble, one particle for each member (TSinf)."""
+    from types import SimpleNamespace
+
+    import numpy as np
+    from mbrl.models import GaussianMLP, ModelEnv, OneDTransitionRewardModel
+    from mbrl.planning import CEMOptimizer, MPPIOptimizer
+
+    network = GaussianMLP(
+        OBSERVATIONS + ACTIONS,
+        OBSERVATIONS,
+        "cpu",
+        num_layers=LAYERS,
+        ensemble_size=MEMBERS,
+        hid_size=WIDTH,
+        deterministic=True,
+        propagation_method="fixed_model",
+        activation_fn_cfg={"_target_": "torch.nn.SiLU"},
+    )
+    model = OneDTransitionRewardModel(network, target_is_delta=True, normalize=False, learned_rewards=False)
+
+    def reward(action: Tensor, state: Tensor) -> Tensor:
+        return state[:, :1]
+
+    def never(action: Tensor, state: Tensor) -> Tensor:
+        return torch.zeros(len(state), 1, dtype=torch.bool)
+
+    spaces = SimpleNamespace(observation_space=None, action_space=None)
+    world = ModelEnv(spaces, model, never, reward, torch.Generator().manual_seed(0))
+    bounds = [[-1.0] * ACTIONS] * HORIZON, [[1.0] * ACTIONS] * HORIZON
+    cpu = torch.device("cpu")
+    search: CEMOptimizer | MPPIOptimizer
+    if planner == "cem":
+        search = CEMOptimizer(ITERATIONS, ELITES / CANDIDATES, CANDIDATES, *bounds, alpha=0.1, device=cpu)
+    else:
+        search = MPPIOptimizer(1, CANDIDATES, gamma=1.0, sigma=0.5, beta=0.6, lower_bound=bounds[0], upper_bound=bounds[1], device=cpu)
+    start, first = np.zeros(OBSERVATIONS, np.float32), torch.zeros(HORIZON, ACTIONS)
+    return lambda: search.optimize(lambda actions: world.evaluate_action_sequences(actions, start, MEMBERS), x0=first)
+
+
 def main() -> None:
     """Times one peer."""
     name, planner, repeats, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)
-    plan = {"torchrl": torchrl, "pytorch_mppi": pytorch_mppi}[name](planner)
+    plan = {"torchrl": torchrl, "pytorch_mppi": pytorch_mppi, "mbrl": mbrl}[name](planner)
     times = []
     with torch.no_grad():
         for _ in range(int(repeats) + 2):
