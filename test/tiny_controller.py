@@ -145,6 +145,45 @@ def feedback(
     )
 
 
+def looking(path: Path, for_contract: Contract, dreams: bool = False, version: int = 1, **metadata: Any) -> Path:
+    """action = mean of what the camera shows / 255 + count, with a carry `count` that begins at 0 and grows by one each tick.
+
+    The contract has one camera and one joint. With `dreams`, the frames that it imagines are what the camera shows, darker by a factor of
+    1, 1/2, 1/4 and so on, and its plan is the observation and the action.
+    """
+    (camera, form), o = next(iter(for_contract.images.items())), for_contract.observation_size
+    shape, node = form.shape, helper.make_node
+    nodes = [
+        node("Cast", [camera], ["shown"], to=TensorProto.FLOAT),
+        node("ReduceMean", ["shown"], ["bright"], keepdims=0),
+        node("Div", ["bright", "white"], ["share"]),
+        node("Add", ["share", "carry.count"], ["action"]),
+        node("Add", ["carry.count", "one"], ["next.count"]),
+    ]
+    initializers = [_constant("white", 255.0), _constant("one", [1.0])]
+    outputs = [_float("action", 1), _float("next.count", 1)]
+    if dreams:
+        nodes += [
+            node("Mul", ["shown", "shades"], ["fading"]),
+            node("Cast", ["fading"], [f"imagined_{camera}"], to=TensorProto.UINT8),
+            node("Expand", ["action", "plan_action_shape"], ["plan.action"]),
+            node("Expand", ["observation", "plan_shape"], ["plan.observation"]),
+        ]
+        initializers += [
+            _constant("shades", 0.5 ** np.arange(HORIZON).reshape(-1, 1, 1, 1)),
+            numpy_helper.from_array(np.array([HORIZON, 1], np.int64), "plan_action_shape"),
+            numpy_helper.from_array(np.array([HORIZON, o], np.int64), "plan_shape"),
+        ]
+        outputs += [
+            helper.make_tensor_value_info(f"imagined_{camera}", TensorProto.UINT8, (HORIZON, *shape)),
+            _float("plan.action", HORIZON, 1),
+            _float("plan.observation", HORIZON, o),
+        ]
+    inputs = [_float("observation", o), _float("carry.count", 1), helper.make_tensor_value_info(camera, TensorProto.UINT8, (1, *shape))]
+    fields = {"version": version, "carry": {"count": {"shape": [1], "initial": 0.0}}, **metadata}
+    return write(path, nodes, inputs, outputs, initializers, for_contract, fields)
+
+
 def not_ok(path: Path) -> Path:
     """Says of itself that it found no plan."""
     c = contract()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,113 @@ def test_an_episode_with_wrong_columns_is_refused(change: dict[str, Any], words:
 
     with pytest.raises(ValueError, match=words):
         replace(episode(np.random.default_rng(0), 7, True), **change)
+
+
+# ---- images -----------------------------------------------------------------------------------------------------------
+
+EYES = {"left": (2, 3, 3), "right": (1, 2, 1)}
+
+
+def looking(rng: np.random.Generator, steps: int, terminated: bool = False) -> Episode:
+    """An episode with the frames of two cameras, and of a third that nobody keeps."""
+    frames = {n: rng.integers(0, 256, (steps + 1, *s), np.uint8) for n, s in {**EYES, "rear": (1, 1, 1)}.items()}
+    return replace(episode(rng, steps, terminated), images=frames)
+
+
+@settings(deadline=None, max_examples=40)
+@given(EPISODES, st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**32))
+def test_frames_stay_with_their_observations_over_borders_of_episodes_and_blocks(
+    shape: list[tuple[int, bool]], steps: int, block_bytes: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    episodes = [looking(rng, *s) for s in shape]
+    replay = Replay(3, 2, ReplayOptions(block_bytes=block_bytes), EYES)
+    for e in episodes:
+        replay.add(e)
+    places = [(e, t) for e in episodes for t in range(len(e))]
+    index = rng.permutation(len(replay))
+    got = replay.transitions(index, steps)
+    assert got.images.keys() == got.next_images.keys() == EYES.keys()
+    for b, place in enumerate(index):
+        e, t = places[place]
+        for name in EYES:
+            np.testing.assert_array_equal(got.images[name][b], e.images[name][t])
+            np.testing.assert_array_equal(got.next_images[name][b], e.images[name][min(t + steps, len(e))])
+    starts = replay.sequence_starts(steps)
+    sequences = replay.sequences(starts, steps)
+    for b, start in enumerate(starts):
+        e, t = places[start]
+        np.testing.assert_array_equal(sequences.images["left"][b], e.images["left"][t : t + steps + 1])
+    assert replay.sequences(starts[:0], steps).images["left"].shape == (0, steps + 1, 2, 3, 3)
+
+
+def test_frames_past_the_limit_live_in_files_and_are_the_same(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    episodes = [looking(rng, 50) for _ in range(4)]
+    options = ReplayOptions(memory_bytes=28_000, folder=tmp_path / "replay", block_bytes=900)
+    small, mapped = Replay(3, 2, images=EYES), Replay(3, 2, options, EYES)
+    for e in episodes:
+        small.add(e)
+        mapped.add(e)
+    kinds = [isinstance(block, np.memmap) for block in mapped._images["left"].blocks]
+    assert mapped.mapped and not small.mapped and kinds[-1] and not kinds[0]
+    assert sum(b.nbytes for r in mapped._images.values() for b in r.blocks if not isinstance(b, np.memmap)) < 28_000
+    for name in EYES:
+        np.testing.assert_array_equal(small.transitions().images[name], mapped.transitions().images[name])
+
+
+def test_frames_of_a_bag_are_decoded_a_few_at_a_time() -> None:
+    asked: list[int] = []
+
+    class Frames:
+        shape = (301, 2, 3, 3)
+
+        def __len__(self) -> int:
+            return 301
+
+        def __getitem__(self, index: Any, /) -> np.ndarray:
+            rows = np.arange(301)[index]
+            asked.append(len(rows))
+            return np.broadcast_to((rows % 256).astype(np.uint8)[:, None, None, None], (len(rows), 2, 3, 3))
+
+    replay = Replay(3, 2, images={"left": (2, 3, 3)})
+    replay.add(replace(episode(np.random.default_rng(0), 300, False), images={"left": Frames()}))
+    assert max(asked) <= 64 and sum(asked) == 301
+    assert replay.transitions(np.array([299])).next_images["left"][0, 0, 0, 0] == 300 % 256
+
+
+def test_an_episode_whose_frames_cannot_be_read_leaves_the_buffer_as_it_was() -> None:
+    rng = np.random.default_rng(0)
+    good, bad = looking(rng, 5), looking(rng, 5)
+
+    class Damaged:
+        shape = (6, 2, 3, 3)
+
+        def __len__(self) -> int:
+            return 6
+
+        def __getitem__(self, index: Any, /) -> np.ndarray:
+            raise UserError("damaged")
+
+    replay = Replay(3, 2, images=EYES)
+    replay.add(good)
+    with pytest.raises(UserError, match="damaged"):
+        replay.add(replace(bad, images={**bad.images, "left": Damaged()}))
+    replay.add(bad)
+    assert replay.episodes == 2
+    np.testing.assert_array_equal(replay.transitions().images["left"], np.concatenate([e.images["left"][:-1] for e in (good, bad)]))
+
+
+def test_missing_frames_and_frames_of_another_size_are_refused() -> None:
+    e = looking(np.random.default_rng(0), 3)
+    with pytest.raises(ValueError, match=r"images left of shape \(2, 3, 3\); this buffer has \(4, 3, 3\)"):
+        Replay(3, 2, images={"left": (4, 3, 3)}).add(e)
+    with pytest.raises(ValueError, match="images top of shape none"):
+        Replay(3, 2, images={"top": (4, 3, 3)}).add(e)
+
+
+def test_a_file_that_the_disk_has_no_room_for_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    options = ReplayOptions(memory_bytes=0, folder=tmp_path, block_bytes=1 << 60)
+    with pytest.raises(UserError, match=r"images.left_0.bin: the replay buffer cannot be kept there: .*free some space"):
+        Replay(3, 2, options, {"left": (2, 3, 3)}).add(looking(np.random.default_rng(0), 3))
+    assert not list(tmp_path.glob("images*"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from wm_ros.data.replay import ReplayOptions
 from wm_ros.data.sequence_buffer import SequenceBuffer
 
 
@@ -51,3 +54,35 @@ def test_what_was_stored_goes_on_as_the_original(rows: int) -> None:
     first, second = (b.sample(np.random.default_rng(4), 50, 6) for b in (original, copy))
     for name, column in vars(first).items():
         np.testing.assert_array_equal(column, getattr(second, name))
+
+
+def seen(world: int, row: int) -> dict[str, np.ndarray]:
+    return {"eye": np.full((2, 2, 3), (10 * row + world) % 256, np.uint8)}
+
+
+@pytest.mark.parametrize("in_files", [False, True])
+def test_frames_stay_with_their_rows_also_where_they_live_in_files(tmp_path: Path, in_files: bool) -> None:
+    options = ReplayOptions(memory_bytes=10, folder=tmp_path) if in_files else None
+    buffer = SequenceBuffer(20, 2, 1, 2, {"eye": (2, 2, 3)}, options)
+    for k in range(25):  # more than there is room for
+        for w in range(2):
+            row = np.array([w, k], np.float32)
+            if k % 7 == 0:
+                buffer.begin(w, row, seen(w, k))
+            else:
+                buffer.add(w, np.zeros(1, np.float32), 0.0, row, False, seen(w, k))
+    assert bool(list(tmp_path.iterdir())) == in_files
+    copy = SequenceBuffer(20, 2, 1, 2, {"eye": (2, 2, 3)})
+    copy.restore(buffer.state())
+    for drawn in (b.sample(np.random.default_rng(0), 100, 4) for b in (buffer, copy)):
+        assert drawn.images["eye"].shape == (100, 4, 2, 2, 3)
+        expected = (10 * drawn.observation[..., 1] + drawn.observation[..., 0]) % 256
+        np.testing.assert_array_equal(drawn.images["eye"], np.broadcast_to(expected[..., None, None, None], drawn.images["eye"].shape))
+
+
+def test_a_row_without_its_frame_or_with_one_of_another_size_is_refused() -> None:
+    buffer = SequenceBuffer(20, 2, 1, images={"eye": (2, 2, 3)})
+    with pytest.raises(ValueError, match=r"this buffer has .*images\.eye"):
+        buffer.begin(0, np.zeros(2, np.float32))
+    with pytest.raises(ValueError, match=r"images\.eye of shape \(1, 2, 3\), this buffer has \(2, 2, 3\)"):
+        buffer.begin(0, np.zeros(2, np.float32), {"eye": np.zeros((1, 2, 3), np.uint8)})

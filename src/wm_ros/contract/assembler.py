@@ -46,6 +46,8 @@ class Observation:
     """Steady time at which the oldest sample came."""
     images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     """Image channel → [H, W, C]."""
+    image_age_ns: dict[str, int] = field(default_factory=dict)
+    """Image channel → how much older its sample is than `stamp_ns`, or, where times of reception count, than the newest sample."""
 
 
 def stamp_ns(stamp: Any) -> int:
@@ -178,6 +180,7 @@ class Assembler:
         self.contract = contract
         self._images = images
         self._dating = contract.dating_channels
+        self._cameras = [(c.name, c.clock) for c in contract.observation if c.image is not None]
         self._readers = {c.name: ChannelReader(c) for c in contract.observation}
         self._newest: dict[str, Sample] = {}
 
@@ -221,9 +224,12 @@ class Assembler:
         """The newest observation, or None while a channel is missing. Freshness is the caller's to check."""
         if self.missing:
             return None
+        stamp = min(self._newest[name].stamp_ns for name in self._dating)
+        received = [s.received_ns for s in self._newest.values()]
         return Observation(
             encode(self.contract, self.raw()),
-            min(self._newest[name].stamp_ns for name in self._dating),
-            min(s.received_ns for s in self._newest.values()),
+            stamp,
+            min(received),
             {name: s.image for name, s in self._newest.items() if s.image is not None},
+            {name: (stamp if clock == "header" else max(received)) - self._newest[name].stamp_ns for name, clock in self._cameras},
         )

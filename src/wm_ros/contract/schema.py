@@ -340,6 +340,15 @@ class Actuator(Record):
     """Contract units per unit of MuJoCo control: the actuator's gear for effort."""
 
 
+class SimulatedCamera(Record):
+    """What stands in for a camera of the robot."""
+
+    camera: Annotated[str, Field(min_length=1)]
+    """Camera of the MJCF; the picture has the size that the contract's channel asks for."""
+    every: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Control ticks from one picture to the next."""
+
+
 class Simulator(Record):
     """The MuJoCo stand-in for this robot."""
 
@@ -351,6 +360,17 @@ class Simulator(Record):
     """MuJoCo joint name → start; joints not named start at the model's default."""
     start_velocity: dict[str, Start] = {}
     camera: str | None = None
+    """Camera of the MJCF for pictures that are for people; none: MuJoCo's free camera."""
+    cameras: dict[str, SimulatedCamera] = {}
+    """Image channel of the observation → what stands in for its camera."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent_cameras(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Contracts from before there were cameras keep their hash.
+        data: dict[str, Any] = dump(self)
+        if not self.cameras:
+            del data["cameras"]
+        return data
 
     @model_validator(mode="after")
     def _inside(self) -> Self:
@@ -385,6 +405,8 @@ class Contract(Record):
             doubled = sorted({n for n in names if names.count(n) > 1})
             if doubled:
                 raise ValueError(f"{what} must be different, but {doubled} occur more than once")
+        if "observation" in self.images:
+            raise ValueError("observation: no camera may be called 'observation', as the vector of all other channels is: rename it")
         if not self.observation_names:
             raise ValueError("observation: only images: add a channel with features, such as the joints, which times the control")
         hold = self.safety.hold
@@ -407,6 +429,17 @@ class Contract(Record):
             raise ValueError(
                 f"simulator.actuators: names {sorted(self.simulator.actuators)}, but the action's joints are {sorted(self.action.names)}"
             )
+        for name, standin in (self.simulator.cameras if self.simulator is not None else {}).items():
+            channel = next((c for c in self.observation if c.name == name and c.image is not None), None)
+            if channel is None:
+                raise ValueError(f"simulator.cameras: {name!r} is no image channel of the observation; there are {sorted(self.images)}")
+            oldest = (standin.every - 1) * self.control.period_s
+            allowed = min(channel.max_age_s, self.safety.max_observation_age_s)
+            if oldest > allowed:
+                raise ValueError(
+                    f"simulator.cameras.{name}.every: a picture gets {oldest:g} s old, and at most {allowed:g} s are allowed "
+                    f"(observation.{name}.max_age_s, safety.max_observation_age_s): lower every, or raise these"
+                )
         return self
 
     @property

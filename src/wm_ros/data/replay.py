@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wm_ros.contract.errors import UserError
 from wm_ros.data.episode import Episode
+from wm_ros.data.image_rows import BLOCK_BYTES, ImageRows, NewBlock
+from wm_ros.data.mapped import mapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,10 @@ class Transitions:
     """[B], what the value of `next_observation` counts: discount to the power of the steps, 0 where terminated."""
     index: NDArray[np.int64]
     """[B], places in the buffer."""
+    images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    """Image channel → [B, H, W, C]."""
+    next_images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    """Image channel → [B, H, W, C], after the last step."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -50,6 +56,8 @@ class Sequences:
     """[B, L]."""
     index: NDArray[np.int64]
     """[B], places of the first steps in the buffer."""
+    images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    """Image channel → [B, L+1, H, W, C]."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -60,9 +68,15 @@ class ReplayOptions:
     """Where a replay buffer keeps its arrays."""
 
     memory_bytes: int = 4 << 30
-    """Past this size the arrays live in files below `folder`."""
+    """Past this size the arrays live in files below `folder`; of images those frames do that are past it."""
     folder: Path | None = None
     """None keeps everything in memory."""
+    block_bytes: int = BLOCK_BYTES
+    """Images are kept in blocks of about this size."""
+
+    def __post_init__(self) -> None:
+        if self.memory_bytes < 0 or self.block_bytes < 1:
+            raise ValueError("memory_bytes must not be negative, block_bytes must be positive")
 
 
 class Replay:
@@ -71,7 +85,20 @@ class Replay:
     A place in the buffer is the number of a step, counted over all episodes in the order in which they were added.
     """
 
-    def __init__(self, observation_size: int, action_size: int, options: ReplayOptions | None = None) -> None:
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        options: ReplayOptions | None = None,
+        images: Mapping[str, tuple[int, int, int]] | None = None,
+    ) -> None:
+        """
+        Args:
+            observation_size: O.
+            action_size: A.
+            options: where it keeps its arrays.
+            images: image channel → shape [H, W, C] of those whose frames are kept; others are left out.
+        """
         self.observation_size = observation_size
         self.action_size = action_size
         self.options = options or ReplayOptions()
@@ -82,6 +109,10 @@ class Replay:
             "reward": np.zeros(0, np.float32),
             "terminated": np.zeros(0, np.bool_),
         }
+        block_bytes = self.options.block_bytes
+        self._images = {name: ImageRows(shape, self._block_of(name), block_bytes) for name, shape in (images or {}).items()}
+        self._image_bytes = 0
+        """Of frames in memory."""
         self._ends = np.zeros(0, np.int64)
         """Steps up to and with each episode."""
 
@@ -96,15 +127,16 @@ class Replay:
 
     @property
     def mapped(self) -> bool:
-        """Whether the arrays live in files."""
-        return isinstance(self._arrays["observation"], np.memmap)
+        """Whether arrays live in files."""
+        arrays = [self._arrays["observation"], *(block for rows in self._images.values() for block in rows.blocks)]
+        return any(isinstance(array, np.memmap) for array in arrays)
 
     def add(self, episode: Episode) -> None:
         """Takes an episode in.
 
         Raises:
-            ValueError: its observation or action has another size.
-            UserError: the files cannot be written.
+            ValueError: its observation, action or images have another size, or a channel's images are missing.
+            UserError: the files cannot be written, or a frame of its bag cannot be read. The buffer stays as it was.
         """
         steps = len(episode)
         if episode.observation.shape[1] != self.observation_size or episode.action.shape[1] != self.action_size:
@@ -112,7 +144,13 @@ class Replay:
                 f"episode with O={episode.observation.shape[1]}, A={episode.action.shape[1]}; "
                 f"this buffer has O={self.observation_size}, A={self.action_size}"
             )
+        for name, rows in self._images.items():
+            given = tuple(episode.images[name].shape[1:]) if name in episode.images else "none"
+            if given != rows.shape:
+                raise ValueError(f"episode with images {name} of shape {given}; this buffer has {rows.shape}")
         self._reserve(self._rows + steps + 1)
+        for name, rows in self._images.items():
+            rows.put(self._rows, episode.images[name])
         here = slice(self._rows, self._rows + steps)
         self._arrays["observation"][self._rows : self._rows + steps + 1] = episode.observation
         self._arrays["action"][here] = episode.action
@@ -127,14 +165,25 @@ class Replay:
             return
         size = max(rows, have + have // 2, 1024)
         needed = size * sum(a.itemsize * int(np.prod(a.shape[1:])) for a in self._arrays.values())
-        folder = self.options.folder if needed > self.options.memory_bytes else None
+        folder = self.options.folder if needed + self._image_bytes > self.options.memory_bytes else None
         for name, old in self._arrays.items():
             shape = (size, *old.shape[1:])
-            new = np.zeros(shape, old.dtype) if folder is None else _mapped(folder, f"{name}_{size}", shape, old.dtype)
+            new = np.zeros(shape, old.dtype) if folder is None else mapped(folder, f"{name}_{size}", shape, old.dtype)
             new[: self._rows] = old[: self._rows]
             self._arrays[name] = new
             if isinstance(old, np.memmap):
                 Path(str(old.filename)).unlink(missing_ok=True)
+
+    def _block_of(self, name: str) -> NewBlock:
+        def make(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+            size = int(np.prod(shape))
+            vectors = sum(a.nbytes for a in self._arrays.values() if not isinstance(a, np.memmap))
+            if self.options.folder is not None and vectors + self._image_bytes + size > self.options.memory_bytes:
+                return mapped(self.options.folder, f"images.{name}_{len(self._images[name].blocks)}", shape, np.uint8)
+            self._image_bytes += size
+            return np.zeros(shape, np.uint8)
+
+        return make
 
     def _locate(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows [B] of steps, and how many steps [B] are left in their episodes, the step itself included."""
@@ -168,6 +217,8 @@ class Replay:
             terminated=terminated,
             discount=np.where(terminated, 0.0, float(discount) ** span).astype(np.float32),
             index=index,
+            images=self._frames(row),
+            next_images=self._frames(row + span),
         )
 
     def sequence_starts(self, length: int) -> NDArray[np.int64]:
@@ -191,7 +242,11 @@ class Replay:
             reward=np.asarray(self._arrays["reward"][rows]),
             terminated=np.asarray(self._arrays["terminated"][rows]),
             index=index,
+            images=self._frames(row[:, None] + np.arange(length + 1)),
         )
+
+    def _frames(self, rows: NDArray[np.int64]) -> dict[str, NDArray[np.uint8]]:
+        return {name: images.take(rows) for name, images in self._images.items()}
 
     def uniform(self, rng: np.random.Generator, batch: int) -> NDArray[np.int64]:
         """Places [B], each equally likely, with replacement.
@@ -233,12 +288,3 @@ class Replay:
     def _not_empty(self) -> None:
         if not len(self):
             raise ValueError("the replay buffer is empty")
-
-
-def _mapped(folder: Path, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    path = folder / f"{name}.bin"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return np.memmap(path, dtype, "w+", shape=shape)
-    except OSError as error:
-        raise UserError(f"{path}: the replay buffer cannot be kept there: {error.strerror}: free some space or take another") from None

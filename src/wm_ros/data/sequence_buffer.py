@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from wm_ros.data.mapped import mapped
+from wm_ros.data.replay import ReplayOptions
+
+_IMAGES = "images."
+_NO_IMAGES: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +30,31 @@ class Stretches:
     """[B, L], whether the episode terminated with the observation; one that was cut by time did not."""
     first: NDArray[np.bool_]
     """[B, L], whether an episode begins with the observation: nothing before it counts for what follows."""
+    images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    """Image channel → [B, L, H, W, C], seen with the observation."""
 
 
 class SequenceBuffer:
     """The newest rows of several worlds, each in a ring of its own, one episode behind the other."""
 
-    def __init__(self, capacity: int, observation_size: int, action_size: int, worlds: int = 1) -> None:
-        """Args: rows of all worlds together, sizes, and how many worlds there are."""
+    def __init__(
+        self,
+        capacity: int,
+        observation_size: int,
+        action_size: int,
+        worlds: int = 1,
+        images: Mapping[str, tuple[int, int, int]] | None = None,
+        options: ReplayOptions | None = None,
+    ) -> None:
+        """
+        Args:
+            capacity: rows of all worlds together.
+            observation_size: O.
+            action_size: A.
+            worlds: how many there are.
+            images: image channel → shape [H, W, C] of its frames.
+            options: where images are kept that do not fit into memory.
+        """
         self.capacity = -(-capacity // worlds)
         """Rows of each world."""
         # Zeros take no memory before they are written to.
@@ -40,24 +65,45 @@ class SequenceBuffer:
             "terminated": np.zeros((worlds, self.capacity), np.bool_),
             "first": np.zeros((worlds, self.capacity), np.bool_),
         }
+        options = options or ReplayOptions()
+        shapes = {_IMAGES + name: (worlds, self.capacity, *shape) for name, shape in (images or {}).items()}
+        room = options.memory_bytes
+        for name, whole in shapes.items():
+            room -= int(np.prod(whole))
+            folder = options.folder if room < 0 else None
+            self._columns[name] = np.zeros(whole, np.uint8) if folder is None else mapped(folder, name, whole, np.uint8)
         self._added = np.zeros(worlds, np.int64)
 
     def __len__(self) -> int:
         """Rows in it."""
         return int(np.minimum(self._added, self.capacity).sum())
 
-    def begin(self, world: int, observation: NDArray[np.float32]) -> None:
-        """An episode of this world begins with this observation [O]."""
-        self._put(world, observation=observation, action=0.0, reward=0.0, terminated=False, first=True)
+    def begin(self, world: int, observation: NDArray[np.float32], images: Mapping[str, NDArray[np.uint8]] = _NO_IMAGES) -> None:
+        """An episode of this world begins with this observation [O] and, where it has any, these images [H, W, C] by channel."""
+        self._put(world, images, observation=observation, action=0.0, reward=0.0, terminated=False, first=True)
 
-    def add(self, world: int, action: NDArray[np.float32], reward: float, observation: NDArray[np.float32], terminated: bool) -> None:
-        """The action [A] led to this reward and observation [O]."""
-        self._put(world, observation=observation, action=action, reward=reward, terminated=terminated, first=False)
+    def add(
+        self,
+        world: int,
+        action: NDArray[np.float32],
+        reward: float,
+        observation: NDArray[np.float32],
+        terminated: bool,
+        images: Mapping[str, NDArray[np.uint8]] = _NO_IMAGES,
+    ) -> None:
+        """The action [A] led to this reward, observation [O] and images [H, W, C]."""
+        self._put(world, images, observation=observation, action=action, reward=reward, terminated=terminated, first=False)
 
-    def _put(self, world: int, **row: Any) -> None:
+    def _put(self, world: int, images: Mapping[str, NDArray[np.uint8]], **row: Any) -> None:
+        row |= {_IMAGES + name: frame for name, frame in images.items()}
+        if row.keys() != self._columns.keys():
+            raise ValueError(f"a row of {sorted(row)}, this buffer has {sorted(self._columns)}")
         place = int(self._added[world]) % self.capacity
         for name, value in row.items():
-            self._columns[name][world, place] = value
+            column = self._columns[name]
+            if name.startswith(_IMAGES) and np.shape(value) != column.shape[2:]:
+                raise ValueError(f"{name} of shape {np.shape(value)}, this buffer has {column.shape[2:]}")
+            column[world, place] = value
         self._added[world] += 1
 
     def sample(self, rng: np.random.Generator, batch: int, length: int) -> Stretches:
@@ -75,7 +121,9 @@ class SequenceBuffer:
         offset = drawn - np.concatenate([[0], starts[:-1]])[world]
         oldest = self._added[world] - held[world]
         place = (oldest + offset)[:, None] + np.arange(length)
-        return Stretches(**{name: column[world[:, None], place % self.capacity] for name, column in self._columns.items()})
+        columns: dict[str, Any] = {name: column[world[:, None], place % self.capacity] for name, column in self._columns.items()}
+        images = {name.removeprefix(_IMAGES): columns.pop(name) for name in list(columns) if name.startswith(_IMAGES)}
+        return Stretches(**columns, images=images)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All that it holds."""

@@ -57,7 +57,7 @@ class TransitionBuffer:
         if len(self) < batch:
             raise ValueError(f"a batch of {batch} from {len(self)} transitions: wait for more, or take a smaller batch")
         index = rng.integers(0, len(self), batch)
-        columns = {name: column[index] for name, column in self._columns.items()}
+        columns: dict[str, Any] = {name: column[index] for name, column in self._columns.items()}
         return Transitions(**columns, discount=np.where(columns["terminated"], np.float32(0.0), np.float32(discount)), index=index)
 
     def state(self) -> dict[str, NDArray[Any]]:

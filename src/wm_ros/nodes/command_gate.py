@@ -206,6 +206,7 @@ class CommandGateNode(base.WmNode):
             "passed": gate.passed,
             "held": gate.held,
             "reason": reason,
+            "lacking": ",".join(gate.lacking(now)),
             "interventions": sum(gate.interventions.values()),
             **{f"interventions.{name}": count for name, count in sorted(gate.interventions.items()) if count},
         }

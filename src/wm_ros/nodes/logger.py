@@ -29,6 +29,8 @@ JOINT_STATE, STRING, NUMBERS = "sensor_msgs/msg/JointState", "std_msgs/msg/Strin
 _DEPTH = 1000
 _IMAGE_DEPTH = 30
 """Pictures that may wait in the middleware: a second of a camera, not a gigabyte."""
+_IMAGE_BYTES = 128 << 20
+"""Of those that may wait in lockstep, where the simulator draws them as small as the contract wants them, and waits for no logger."""
 _MEBIBYTE = 1 << 20
 
 
@@ -77,7 +79,7 @@ class Logger(WmNode):
         self._recorder = self._make_recorder()
         for index, (name, kind, qos) in enumerate(self._specs):
             profile = QoSProfile(
-                depth=_IMAGE_DEPTH if kind in IMAGE_TYPES else _DEPTH,
+                depth=self._image_depth(name) if kind in IMAGE_TYPES else _DEPTH,
                 history=HistoryPolicy.KEEP_LAST,
                 reliability=ReliabilityPolicy.RELIABLE if qos.reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT,
                 durability=DurabilityPolicy.TRANSIENT_LOCAL if qos.durability == "transient_local" else DurabilityPolicy.VOLATILE,
@@ -96,6 +98,12 @@ class Logger(WmNode):
         if self._recorder is not None:
             self._recorder.close()
             self._recorder = None
+
+    def _image_depth(self, topic: str) -> int:
+        forms = [c.image for c in self.contract.observation if c.topic == topic and c.image is not None]
+        if not self.lockstep or not forms:
+            return _IMAGE_DEPTH
+        return max(_IMAGE_DEPTH, min(_DEPTH, _IMAGE_BYTES // (3 * forms[0].height * forms[0].width)))
 
     # ---- what is recorded -----------------------------------------------------------------------------------------
 

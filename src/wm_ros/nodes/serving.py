@@ -17,6 +17,7 @@ from wm_ros.contract.errors import UserError
 from wm_ros.nodes import base, messages
 from wm_ros.nodes.base import Param
 from wm_ros.runtime.affinity import parse_cpus, pin
+from wm_ros.runtime.cameras import missing_channels
 from wm_ros.runtime.confinement import inside
 from wm_ros.runtime.control_loop import Answer, ControlLoop
 from wm_ros.runtime.controller import ControllerSession
@@ -51,6 +52,8 @@ class ServingNode(base.WmNode):
         self._swap: HotSwap | None = None
         self._first: ControllerSession | None = None
         self._drops = 0
+        self._complaints: dict[str, str] = {}
+        """Channel → what was wrong with its last message."""
         self._usable_ns = 0
         self._observed_ns: int | None = None
 
@@ -64,8 +67,8 @@ class ServingNode(base.WmNode):
         trusted = TrustedKey.load(key) if key else None
         if path:
             self._first = ControllerSession.load(path, self.contract, inference, trusted=trusted)
-        # The artifact has no input for pictures.
-        self._assembler = Assembler(self.contract, images=False)
+        self._assembler = Assembler(self.contract)
+        self._complaints.clear()
         self._command = self.create_publisher(JointState, f"{self.source}/command", base.command_qos(self.param("mode")))
         self._serving = self.create_publisher(String, f"{self.source}/controller", base.LATCHED_QOS)
         self._swap = HotSwap(self.contract, inference, self._loaded, trusted)
@@ -109,6 +112,7 @@ class ServingNode(base.WmNode):
             self._assembler.update(channel, message, now)
         except BadMessage as bad:
             self._drops += 1
+            self._complaints[channel] = str(bad)
             self.get_logger().warning(f"ignored: {bad}", throttle_duration_sec=1.0)
             # One late message is dropped. A clock that was set back for good is followed, once nothing else has come for a while.
             gone_ns = 0 if self.lockstep else 1e9 * self.contract.safety.max_observation_age_s
@@ -117,6 +121,7 @@ class ServingNode(base.WmNode):
             self._assembler.reset()
             self._assembler.update(channel, message, now)
         self._usable_ns = now
+        self._complaints.pop(channel, None)
         observation = self._assembler.observe()
         if observation is not None:
             self._observed_ns = observation.received_ns
@@ -188,6 +193,10 @@ class ServingNode(base.WmNode):
         reason = loop.reason or watch.reason or swap.reason
         if session is None and not reason:
             reason = "waiting for a controller"
+        if self.active:
+            heard = len(self._assembler.missing) < len(self.contract.observation)
+            lacking = missing_channels(self.contract, self._assembler.missing if heard else (), dict(self._complaints))
+            reason = "; ".join(filter(None, (reason, lacking)))
         values = {
             "rate_hz": loop.periods.rate_hz(now),
             "latency_p50_ms": latency.p50_ms,

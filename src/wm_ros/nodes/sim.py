@@ -20,10 +20,11 @@ from wm_ros.contract.assembler import BadMessage, stamp_ns
 from wm_ros.contract.commands import read_message
 from wm_ros.contract.errors import UserError
 from wm_ros.nodes.base import AWAITS, ERROR, OK, SENSOR_QOS, WARN, Param, WmNode, command_qos, run, sensor_qos, steady_ns
-from wm_ros.nodes.messages import time_message
+from wm_ros.nodes.messages import message_class, time_message
 from wm_ros.runtime.statistics import Durations
 from wm_ros.sim import render
 from wm_ros.sim.camera import Camera
+from wm_ros.sim.cameras import Cameras
 from wm_ros.sim.episode import LOCKSTEP_ORIGIN_NS, reset_seed
 from wm_ros.sim.faults import SENSOR_FAULTS, SILENT, JointSample, Samples, SensorFaults
 from wm_ros.sim.pacer import Pacer
@@ -36,6 +37,8 @@ REMIND_S = 0.5
 CLOCK_LOOKOUT_S = 3.0
 """How long other publishers of /clock are looked for before this node becomes one: discovery on a busy machine takes as long."""
 COMMAND_LOSS = "command_loss"
+PEOPLES_CAMERA = "camera/image_raw"
+"""Topic of pictures that no controller looks at."""
 
 
 class SimNode(WmNode):
@@ -64,25 +67,42 @@ class SimNode(WmNode):
         self._timeline: Timeline
         self._threads: list[threading.Thread] = []
         self._camera: Camera | None = None
+        self._eyes: Cameras | None = None
+        self._looking = threading.Event()
 
     def configure(self) -> None:
         contract = self.contract
         path = resources.find("config/contracts", self.param("contract"), ".yaml")
         self.simulator = Simulator(contract, path.parent)
         check_channels(contract, self.simulator)
+        self._frames = {c.name: c.frame or c.name for c in contract.observation}
         self._faults = SensorFaults(np.random.SeedSequence([self.param("seed"), 0xFA017]))
-        self._sensors = {c.name: self.create_publisher(JointState, c.topic, sensor_qos(self.param("mode"))) for c in contract.observation}
+        self._sensors = {
+            c.name: self.create_publisher(message_class(c.type), c.topic, sensor_qos(self.param("mode"))) for c in contract.observation
+        }
+        self._eyes = Cameras(contract, path.parent)
+        self._eyes.warm_up(self.simulator.data.qpos)  # without GL nothing shall begin to move
         self._clock_publisher = self._make_clock() if self.param("publish_clock") else None
         self._beside = path.parent
         if not self.param("headless"):
             render.check_camera(contract, self._beside)
-            self._pictures = self.create_publisher(Image, "camera/image_raw", SENSOR_QOS)
+            taken = [c.name for c in contract.observation if c.topic.lstrip("/") == PEOPLES_CAMERA]
+            if taken:
+                raise UserError(
+                    f"contract {contract.name}: observation.{taken[0]}.topic: pictures for people are on {PEOPLES_CAMERA} as well: "
+                    "give it another topic, or set headless:=true"
+                )
+            self._pictures = self.create_publisher(Image, PEOPLES_CAMERA, SENSOR_QOS)
         self.create_subscription(JointState, contract.action.topic, self._on_command, command_qos(self.param("mode")))
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(SetBool, "~/pause", self._on_pause)
         self.create_service(Trigger, "~/step", self._on_step)
         if self.lockstep:
             self.create_timer(REMIND_S / 2, self._remind)
+        self._due: tuple[int, np.ndarray, tuple[str, ...]] | None = None
+        self._blind = ""
+        """Why the contract's cameras show nothing any longer."""
+        self._pictures_sent = 0
         self._resets = self._commands = self._stale = self._refused = self._ticks = 0
         self._refusal = ""
         # Over a deactivation stamps go on rising.
@@ -109,10 +129,16 @@ class SimNode(WmNode):
         self._published_ns = self._published_stamp_ns = 0
         self._last_action: np.ndarray | None = None
         self._last: list[Samples] = []
+        self._last_pictures: list[tuple[str, Image]] = []
+        self._episode_ticks = 0
+        self._blind = ""
         self.simulator.reset(reset_seed(self.param("seed"), 0))
+        self._due = None
         self._stop.clear()
         if not self.lockstep:
             self._run(self._pace)
+            if self._eyes:
+                self._run(self._look)
         if not self.param("headless"):
             self._camera = Camera(contract, self._beside)
             self._run(self._film)
@@ -120,6 +146,7 @@ class SimNode(WmNode):
     def deactivate(self) -> None:
         self._stop.set()
         self._wake.set()
+        self._looking.set()
         if self._camera is not None:
             self._camera.close()
         for thread in self._threads:
@@ -128,7 +155,7 @@ class SimNode(WmNode):
         self._camera = None
 
     def cleanup(self) -> None:
-        self.simulator = None
+        self.simulator = self._eyes = None  # the processes that draw end with the last reference
 
     def _run(self, work: Callable[[], None]) -> None:
         self._threads.append(threading.Thread(target=work, name=work.__name__, daemon=True))
@@ -177,6 +204,7 @@ class SimNode(WmNode):
         self._robot.step_tick()
         self._timeline.tick()
         self._ticks += 1
+        self._episode_ticks += 1
         if self._robot.fault is None:
             self._publish()
 
@@ -217,8 +245,44 @@ class SimNode(WmNode):
             self._frame = 0
             self._timeline.tick()
             self._ticks += 1
+            self._episode_ticks += 1
 
-    # ---- camera ---------------------------------------------------------------------------------------------------
+    # ---- cameras --------------------------------------------------------------------------------------------------
+
+    def _see(self) -> None:
+        """Has the contract's cameras look at this tick: at once in lockstep, in their own thread in real time."""
+        assert self._eyes is not None
+        channels, stamp = self._eyes.due(self._episode_ticks), self._timeline.now_ns
+        if not channels:
+            self._last_pictures = []
+        elif self.lockstep:
+            self._last_pictures = self._shown(self._robot.data.qpos, channels, stamp)
+        else:
+            waiting = self._due[2] if self._due is not None else ()
+            self._due = stamp, self._robot.data.qpos.copy(), tuple({*waiting, *channels})
+            self._looking.set()
+
+    def _look(self) -> None:
+        """Thread: the newest pose that is due; where drawing takes longer than a tick, poses are left out."""
+        while self._looking.wait() and not self._stop.is_set():
+            self._looking.clear()
+            with self._lock:
+                due, self._due = self._due, None
+            if due is not None and not self._blind:
+                stamp, pose, channels = due
+                for name, image in self._shown(pose, channels, stamp):
+                    self._sensors[name].publish(image)
+
+    def _shown(self, pose: np.ndarray, channels: tuple[str, ...], stamp: int) -> list[tuple[str, Image]]:
+        assert self._eyes is not None
+        try:
+            pictures = self._eyes.draw(pose, channels)
+        except UserError as error:
+            self._blind = str(error)
+            self.get_logger().error(self._blind)
+            return []
+        self._pictures_sent += len(pictures)
+        return [(name, _image(picture, stamp, self._frames[name])) for name, picture in pictures.items()]
 
     def _film(self) -> None:
         """Thread: a picture of every new pose, as far as rate and machine allow."""
@@ -235,7 +299,7 @@ class SimNode(WmNode):
                 self.get_logger().warning(f"going on without camera: {error}")
                 return
             if picture is not None:
-                self._pictures.publish(_image(picture, stamp))
+                self._pictures.publish(_image(picture, stamp, "camera"))
 
     # ---- services -------------------------------------------------------------------------------------------------
 
@@ -251,7 +315,7 @@ class SimNode(WmNode):
             self._robot.reset(reset_seed(self.param("seed"), self._resets))
             self._timeline.reset(None if self.lockstep else time.time_ns())
             self._answer = self._last_action = None
-            self._frame = 0
+            self._frame = self._episode_ticks = 0
             self._paused = False
             response.message = json.dumps({"stamp_ns": self._timeline.now_ns, "reset": self._resets})
             if self.lockstep:
@@ -312,11 +376,15 @@ class SimNode(WmNode):
         )
         if self._clock_publisher is not None:
             self._clock_publisher.publish(Clock(clock=time_message(self._timeline.now_ns)))
+        if self._eyes:
+            self._see()
         self._send(self._last)
 
     def _send(self, sets: list[Samples]) -> None:
         # Before publishing: an answer may come while publish() has not yet returned.
         self._published_ns, self._published_stamp_ns = steady_ns(), self._timeline.now_ns
+        for name, image in self._last_pictures:
+            self._sensors[name].publish(image)
         for samples in sets:
             for name, sample in samples.items():
                 self._sensors[name].publish(_message(sample))
@@ -381,7 +449,10 @@ class SimNode(WmNode):
                 "paused": self._paused,
                 "waiting_for": waiting,
                 "fault": self.param("fault"),
+                **({"pictures": self._pictures_sent} if self._eyes else {}),
             }
+            if self._blind:
+                return ERROR, self._blind, values
             if robot.fault is not None:
                 return ERROR, robot.fault, values
         if self._clock_publisher is not None and len(self.get_publishers_info_by_topic("/clock")) > 1:
@@ -401,11 +472,11 @@ def _message(sample: JointSample) -> JointState:
     return message
 
 
-def _image(picture: np.ndarray, stamp: int) -> Image:
+def _image(picture: np.ndarray, stamp: int, frame: str) -> Image:
     height, width, _ = picture.shape
     message = Image(height=height, width=width, encoding="rgb8", step=3 * width, data=array.array("B", picture.tobytes()))
     message.header.stamp = time_message(stamp)
-    message.header.frame_id = "camera"
+    message.header.frame_id = frame
     return message
 
 

@@ -20,6 +20,9 @@ PLAN_ACTION, PLAN_OBSERVATION, PLAN_SPREAD = "plan.action", "plan.observation", 
 PLAN_ITERATIONS = "plan.iterations"
 CANDIDATES_OBSERVATION, CANDIDATES_RETURN = "candidates.observation", "candidates.return"
 CARRY_PREFIX, NEXT_PREFIX, NOISE_PREFIX = "carry.", "next.", "noise."
+IMAGINED_PREFIX = "imagined_"
+"""Of an output with the frames that a camera is imagined to show: `imagined_<channel>` [H, h, w, C] uint8, one frame for each row of the
+plan. A camera's own input is named as its channel, [1, h, w, C] uint8, and normalized inside the graph."""
 
 MAX_VALUES = 1 << 26
 """Most values of one carry or noise input: beyond it a file is broken or hostile."""

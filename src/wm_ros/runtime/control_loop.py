@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from wm_ros.contract.assembler import Observation
 from wm_ros.contract.schema import Contract
+from wm_ros.runtime.cameras import PictureWatch
 from wm_ros.runtime.control_ticks import ControlTicks, Tick
 from wm_ros.runtime.controller import ControllerOutput, ControllerSession
 from wm_ros.runtime.disagreement import Watch
@@ -82,6 +83,7 @@ class ControlLoop:
         self.disagreement = Watch(contract)
         """Of the plans that were acted on."""
         self._fallback = fallback
+        self._pictures = PictureWatch(contract)
         self._ticks = ControlTicks(self.period_ns, round(1e9 * contract.safety.max_observation_age_s), every=lockstep)
         self._condition = threading.Condition()
         self._pending: Tick | None = None
@@ -119,6 +121,8 @@ class ControlLoop:
 
     def offer(self, observation: Observation, arrived_ns: int) -> None:
         """The newest observation; returns at once."""
+        if self._lockstep and self._pictures.incomplete(observation):
+            return
         with self._condition:
             tick = self._ticks.offer(observation, arrived_ns)
             if tick is None:
@@ -171,7 +175,7 @@ class ControlLoop:
             self._leave_to_policy(False)
             self.disagreement.reset()
             self.periods.pause()
-        output = self.disagreement.judge(session.act(tick.observation.vector), tick.observation.vector)
+        output = self.disagreement.judge(self._output(session, tick.observation), tick.observation.vector)
         self._leave_to_policy(self.disagreement.above)
         answer = Answer(session, tick, output)
         self.reason = output.reason
@@ -188,6 +192,10 @@ class ControlLoop:
         if output.ok:
             self._show(answer)
         session.prepare()
+
+    def _output(self, session: ControllerSession, observation: Observation) -> ControllerOutput:
+        fault = self._pictures.fault(observation, session.cameras)
+        return session.refuse(fault) if fault else session.act(observation.vector, observation.images)
 
     def _leave_to_policy(self, above: bool) -> None:
         if self.disagreement.action == "policy" and above != self._with_policy:

@@ -22,6 +22,7 @@ from wm_ros.contract.announcements import ControllerNotice
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.runtime import artifact
+from wm_ros.runtime.acting_graph import acting_graph
 from wm_ros.runtime.artifact import Metadata
 from wm_ros.runtime.calibrated_level import Level, level_of
 from wm_ros.runtime.engine import CPU, CUDA, Engine, Inference, OnnxRuntime, OpenVino, Run, disagreement
@@ -29,6 +30,7 @@ from wm_ros.runtime.onnx_check import check_self_contained
 from wm_ros.runtime.signature import TrustedKey
 
 MAX_FILE_BYTES = 1 << 30
+_NO_IMAGES: Mapping[str, NDArray[np.uint8]] = {}
 WARM_UP_RUNS = 3
 WARM_UP_LIMIT_S = 30.0
 """A first inference that takes longer never becomes a control loop; without a limit an endless Loop would hang the loader."""
@@ -93,6 +95,7 @@ class ControllerSession:
     """A verified controller. One thread at a time may use it.
 
     A tick is `act`; `prepare` draws the noise of the next one and belongs behind the sending of the command. `reset` starts an episode.
+    Between the two, `inputs` is what the tick was computed from, for `imagine`, which another thread may call.
     """
 
     def __init__(self, engine: OnnxRuntime, metadata: Metadata, contract: Contract, path: Path, sha256: str) -> None:
@@ -106,7 +109,11 @@ class ControllerSession:
         """Fastest inference of the warm-up."""
         self.disagreement_level: Level | None = None
         """Beside which its plans are judged; None where it came with none."""
+        self._imagination: OnnxRuntime | None = None
+        """The whole graph, where what is for people was cut off the one that acts."""
         self._observation = np.zeros(contract.observation_size, np.float32)
+        taken = {i.name for i in engine.session.get_inputs()}
+        self._images = {name: np.zeros((1, *form.shape), np.uint8) for name, form in contract.images.items() if name in taken}
         self._noise = {name: np.zeros(spec.shape, np.float32) for name, spec in metadata.noise.items()}
         self._outputs: dict[str, NDArray[Any]] = {
             o.name: np.zeros(o.shape, np.bool_ if o.type == "tensor(bool)" else np.float32)
@@ -126,6 +133,11 @@ class ControllerSession:
     def name(self) -> str:
         """Agent, version and the first digits of the file's hash, such as `pets:3:1f2e3d4c`."""
         return f"{self.metadata.agent}:{self.metadata.version}:{self.sha256[:8]}"
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Image channels that it looks at: those that its graph has an input for."""
+        return tuple(self._images)
 
     @property
     def notice(self) -> ControllerNotice:
@@ -168,6 +180,11 @@ class ControllerSession:
         if trusted is not None:
             trusted.check(path, sha256)  # before any parser sees the file
         check_self_contained(data, str(path))
+        imagination = None
+        acting = acting_graph(data)
+        if acting is not None:
+            imagination = cls._engine_of(data, path, contract, DEFAULT, CPU)[0]
+            data = acting
         controller = cls._open(data, path, contract, inference, sha256, CPU)
         if inference.engine == "openvino":
             controller._change_engine(data, inference)
@@ -176,11 +193,23 @@ class ControllerSession:
             with contextlib.suppress(UserError):  # a GPU that cannot serve is no reason not to serve
                 on_gpu = cls._open(data, path, contract, inference, sha256, CUDA)
                 if on_gpu.provider == CUDA and on_gpu.warm_up_ms < controller.warm_up_ms:
-                    return on_gpu
+                    controller = on_gpu
+        controller._imagination = imagination
         return controller
 
     @classmethod
     def _open(cls, data: bytes, path: Path, contract: Contract, inference: Inference, sha256: str, provider: str) -> ControllerSession:
+        engine, metadata = cls._engine_of(data, path, contract, inference, provider)
+        has_spread = any(output.name == artifact.PLAN_SPREAD for output in engine.session.get_outputs())
+        level = level_of(metadata, contract, has_spread, str(path))
+        controller = cls(engine, metadata, contract, path, sha256)
+        controller.disagreement_level = level
+        controller._warm_up()
+        return controller
+
+    @staticmethod
+    def _engine_of(data: bytes, path: Path, contract: Contract, inference: Inference, provider: str) -> tuple[OnnxRuntime, Metadata]:
+        """A graph that fits its metadata and the contract, ready to run."""
         try:
             engine = OnnxRuntime(data, inference, provider)
             properties = engine.session.get_modelmeta().custom_metadata_map
@@ -191,12 +220,7 @@ class ControllerSession:
         metadata = artifact.read_metadata(properties[artifact.METADATA_KEY], str(path))
         _check_contract(metadata, contract, str(path))
         _check_signature(engine.session, metadata, contract, str(path))
-        has_spread = any(output.name == artifact.PLAN_SPREAD for output in engine.session.get_outputs())
-        level = level_of(metadata, contract, has_spread, str(path))
-        controller = cls(engine, metadata, contract, path, sha256)
-        controller.disagreement_level = level
-        controller._warm_up()
-        return controller
+        return engine, metadata
 
     def _change_engine(self, data: bytes, inference: Inference) -> None:
         """Serves with OpenVINO from now on, once it has given the same answer as onnxruntime.
@@ -215,9 +239,9 @@ class ControllerSession:
             raise UserError(f"{self.path}: {self.provider} computes something else than onnxruntime ({fault}): use engine onnxruntime")
 
     def _first_answer(self) -> dict[str, NDArray[Any]]:
-        """Action and value at the observation zero, right after a reset."""
+        """Action and value at the observation zero, with black images, right after a reset."""
         self.reset(0)
-        output = self.act(np.zeros_like(self._observation))
+        output = self.act(np.zeros_like(self._observation), self._black())
         answer = {artifact.ACTION: output.action}
         if output.value is not None:
             answer[artifact.VALUE] = np.array(output.value)
@@ -242,24 +266,33 @@ class ControllerSession:
                 self._rng.random(out=self._noise[name], dtype=np.float32)
         self._prepared = True
 
-    def act(self, observation: NDArray[np.float32]) -> ControllerOutput:
+    def act(self, observation: NDArray[np.float32], images: Mapping[str, NDArray[np.uint8]] = _NO_IMAGES) -> ControllerOutput:
         """One tick.
 
         Args:
             observation: [O].
+            images: channel → [H, W, C]; those of channels that the controller does not look at are left alone. Where one is missing that
+                it looks at, the output is not ok, as after any other fault, but nothing has happened to the carry.
 
         Raises:
             ValueError: another shape.
         """
         if observation.shape != self._observation.shape:
             raise ValueError(f"observation {observation.shape}, the contract {self.contract.name} has {self._observation.shape}")
+        for name, buffer in self._images.items():
+            if name not in images:
+                return self.refuse(f"no image of channel {name}")
+            if images[name].shape != buffer.shape[1:] or images[name].dtype != np.uint8:
+                given = f"{images[name].dtype}{list(images[name].shape)}"
+                raise ValueError(f"image {name} is {given}, the contract {self.contract.name} has uint8{list(buffer.shape[1:])}")
+            buffer[0] = images[name]
         self.prepare()
         self._observation[:] = observation
         try:
             self._runs[self._turn]()
         except Exception as error:  # whatever fails inside the graph, the robot's process goes on and holds
             self._forget()
-            return ControllerOutput(self._outputs[artifact.ACTION].copy(), False, f"inference failed: {_first_line(error)}", {})
+            return self.refuse(f"inference failed: {_first_line(error)}")
         finally:
             self._prepared = False
         self._turn = 1 - self._turn
@@ -268,6 +301,29 @@ class ControllerSession:
             # What a failed tick would hand on is as doubtful as its action.
             self._forget()
         return ControllerOutput(self._outputs[artifact.ACTION].copy(), not reason, reason, self._outputs)
+
+    @property
+    def imagines(self) -> bool:
+        """Whether there is more to `imagine` than `act` gives."""
+        return self._imagination is not None
+
+    def inputs(self) -> dict[str, NDArray[Any]]:
+        """Copies of what the last tick was computed from; only between `act` and the next `prepare`."""
+        return {name: array.copy() for name, array in self._inputs(1 - self._turn).items()}
+
+    def imagine(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """All that the controller can say to `inputs`, what is only for people included: see `acting_graph`. Takes its time.
+
+        Raises:
+            RuntimeError: the graph fails.
+        """
+        if self._imagination is None:
+            raise ValueError(f"{self.name} has nothing to imagine")
+        return self._imagination.evaluate(inputs)
+
+    def refuse(self, reason: str) -> ControllerOutput:
+        """What a tick gives that must not be acted on; carry and noise stay as they are."""
+        return ControllerOutput(self._outputs[artifact.ACTION].copy(), False, reason, {})
 
     def _fault(self) -> str:
         if artifact.OK in self._outputs and not self._outputs[artifact.OK]:
@@ -286,11 +342,17 @@ class ControllerSession:
         self._engine, self.provider = engine, engine.name
         self._runs = [self._bind(read=0, write=1), self._bind(read=1, write=0)]
 
-    def _bind(self, read: int, write: int) -> Run:
-        inputs: dict[str, NDArray[Any]] = {artifact.OBSERVATION: self._observation}
+    def _inputs(self, read: int) -> dict[str, NDArray[Any]]:
+        inputs: dict[str, NDArray[Any]] = {artifact.OBSERVATION: self._observation, **self._images}
         inputs |= {artifact.CARRY_PREFIX + n: a for n, a in self._carry[read].items()}
         inputs |= {artifact.NOISE_PREFIX + n: a for n, a in self._noise.items()}
-        return self._engine.bind(inputs, self._outputs | {artifact.NEXT_PREFIX + n: a for n, a in self._carry[write].items()})
+        return inputs
+
+    def _bind(self, read: int, write: int) -> Run:
+        return self._engine.bind(self._inputs(read), self._outputs | {artifact.NEXT_PREFIX + n: a for n, a in self._carry[write].items()})
+
+    def _black(self) -> dict[str, NDArray[np.uint8]]:
+        return {name: np.zeros(buffer.shape[1:], np.uint8) for name, buffer in self._images.items()}
 
     def _warm_up(self) -> None:
         late = threading.Event()
@@ -306,7 +368,7 @@ class ControllerSession:
         try:
             for _ in range(WARM_UP_RUNS):
                 start = time.perf_counter()
-                output = self.act(np.zeros_like(self._observation))
+                output = self.act(np.zeros_like(self._observation), self._black())
                 times.append(time.perf_counter() - start)
                 if output.reason.startswith("inference failed"):
                     what = f"no answer within {WARM_UP_LIMIT_S:g} s" if late.is_set() else output.reason
@@ -317,6 +379,7 @@ class ControllerSession:
         self.reset(0)
 
 
+_FLOAT, _UINT8 = "tensor(float)", "tensor(uint8)"
 _CANDIDATES = (artifact.CANDIDATES_OBSERVATION, artifact.CANDIDATES_RETURN)
 
 
@@ -360,13 +423,17 @@ def _check_signature(session: Any, metadata: Metadata, contract: Contract, where
     inputs |= {artifact.CARRY_PREFIX + n: s.shape for n, s in metadata.carry.items()}
     inputs |= {artifact.NOISE_PREFIX + n: s.shape for n, s in metadata.noise.items()}
     given = {i.name: i for i in session.get_inputs()}
+    images = {name: form.shape for name, form in contract.images.items()}
+    inputs |= {name: (1, *shape) for name, shape in images.items() if name in given}  # none must look at every camera
     faults += [f"input {n} is missing" for n in sorted(inputs.keys() - given.keys())]
     faults += [f"input {n} is unknown" for n in sorted(given.keys() - inputs.keys())]
     for name in sorted(given.keys() & inputs.keys()):
-        faults += _type_fault("input", given[name], inputs[name])
+        faults += _type_fault("input", given[name], inputs[name], _UINT8 if name in images else _FLOAT)
 
     results = {r.name: r for r in session.get_outputs()}
-    horizon = _first_dimension(results.get(artifact.PLAN_ACTION) or results.get(artifact.PLAN_OBSERVATION))
+    pictures = {artifact.IMAGINED_PREFIX + name: shape for name, shape in images.items()}
+    plans = (artifact.PLAN_ACTION, artifact.PLAN_OBSERVATION, *pictures)
+    horizon = next((_first_dimension(results[name]) for name in plans if name in results), 0)
     count = _first_dimension(results.get(artifact.CANDIDATES_OBSERVATION))
     required: dict[str, tuple[int, ...]] = {artifact.ACTION: (a,)}
     required |= {artifact.NEXT_PREFIX + n: s.shape for n, s in metadata.carry.items()}
@@ -379,11 +446,13 @@ def _check_signature(session: Any, metadata: Metadata, contract: Contract, where
         artifact.PLAN_ITERATIONS: (),
         artifact.CANDIDATES_OBSERVATION: (count, horizon, o),
         artifact.CANDIDATES_RETURN: (count,),
+        **{name: (horizon, *shape) for name, shape in pictures.items()},
     }
     faults += [f"output {n} is missing" for n in sorted(required.keys() - results.keys())]
     faults += [f"output {n} is unknown" for n in sorted(results.keys() - required.keys() - optional.keys())]
     for name in sorted(results.keys() & (required | optional).keys()):
-        faults += _type_fault("output", results[name], (required | optional)[name])
+        wanted = "tensor(bool)" if name == artifact.OK else _UINT8 if name in pictures else _FLOAT
+        faults += _type_fault("output", results[name], (required | optional)[name], wanted)
     if faults:
         raise UserError("\n".join(f"{where}: {fault}" for fault in faults) + ": export it again")
 
@@ -393,8 +462,7 @@ def _first_dimension(value: Any) -> int:
     return shape[0] if shape and isinstance(shape[0], int) else 0
 
 
-def _type_fault(kind: str, value: Any, shape: tuple[int, ...]) -> list[str]:
-    wanted = "tensor(bool)" if kind == "output" and value.name == artifact.OK else "tensor(float)"
+def _type_fault(kind: str, value: Any, shape: tuple[int, ...], wanted: str) -> list[str]:
     if value.type != wanted:
         return [f"{kind} {value.name} is {value.type}, expected {wanted}"]
     if list(value.shape) != list(shape):

@@ -75,6 +75,12 @@ class OnnxRuntime:
             binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
         return lambda: self.session.run_with_iobinding(binding, self._run_options)
 
+    def evaluate(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """All outputs by name, in arrays of their own; inputs that the graph lacks are left out."""
+        names = [output.name for output in self.session.get_outputs()]
+        taken = {i.name for i in self.session.get_inputs()}
+        return dict(zip(names, self.session.run(names, {n: a for n, a in inputs.items() if n in taken}), strict=True))
+
     def stop(self) -> None:
         """See `Engine.stop`."""
         self._run_options.terminate = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from wm_ros.contract.assembler import Assembler, BadMessage
 from wm_ros.contract.schema import Contract
+from wm_ros.runtime.cameras import lockstep_lives_ns
 
 COMMAND_TIMEOUT_PERIODS = 1.75
 """A missing command is noticed after this many control periods: with the watchdog's resolution, hold comes within two."""
@@ -92,6 +93,7 @@ class Gate:
         self._dating = contract.dating_channels
         self._stamped = {c.name for c in contract.observation if c.clock == "header"}
         self._max_age_ns = {c.name: round(1e9 * min(c.max_age_s, contract.safety.max_observation_age_s)) for c in contract.observation}
+        self._picture_lives_ns = lockstep_lives_ns(contract) if lockstep else {}
         self._stamps: dict[str, int] = {}
         self._fresh_ns: dict[str, int] = {}
         self._low = np.array([j.low for j in contract.action.joints])
@@ -139,6 +141,8 @@ class Gate:
         if not self.lockstep or self._assembler.missing:
             return None
         stamp = self._observation_stamp()
+        if any(stamp - self._stamps[name] >= life for name, life in self._picture_lives_ns.items()):
+            return None  # a picture of this tick is under way
         if stamp == self._answered_stamp and again and self._last is not None and now_ns - self._last_sent_ns > REPEAT_AFTER_NS:
             return self._repeated(self._last, now_ns)
         if stamp <= self._answered_stamp or stamp == self._pending_stamp:
@@ -235,6 +239,10 @@ class Gate:
         """Stamp of the newest complete observation."""
         return None if self._assembler.missing else self._observation_stamp()
 
+    def lacking(self, now_ns: int) -> list[str]:
+        """Names of the channels that have no sample, or none that is fresh enough."""
+        return self._assembler.missing or list(self._stale(now_ns))
+
     def observation_age_ns(self, now_ns: int) -> int | None:
         """Steady time since the oldest channel had news; None before the first observation."""
         return None if self._assembler.missing else now_ns - min(self._fresh_ns.values())
@@ -254,13 +262,16 @@ class Gate:
             return "two_publishers"
         if self._assembler.missing:
             return "no_observation"
+        return "stale_observation" if next(self._stale(now_ns), "") else ""
+
+    def _stale(self, now_ns: int) -> Iterator[str]:
+        """Channels whose newest sample is too old; none may be missing."""
         # Times of reception are on another clock than stamps.
         newest = max((self._stamps[name] for name in self._stamped), default=0)
         for channel, limit in self._max_age_ns.items():
             lags = channel in self._stamped and newest - self._stamps[channel] > limit
             if lags or (not self.lockstep and now_ns - self._fresh_ns[channel] > limit):
-                return "stale_observation"
-        return ""
+                yield channel
 
     def _missing_command(self, now_ns: int) -> str:
         if self.lockstep:

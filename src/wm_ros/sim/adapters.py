@@ -158,6 +158,10 @@ class Environment:
             raise UserError(f"contract {self.contract.name}: the environment gave a value that is not finite: smaller actions")
         return Tick(step.observation, reward, step.terminated, step.cut and not step.terminated)
 
+    def images(self) -> dict[str, NDArray[np.uint8]]:
+        """See `World.images`; these environments have no cameras."""
+        return {}
+
 
 class DmControl:
     """A task of the dm_control suite."""

@@ -46,7 +46,7 @@ def drive(world: World, act: Act, ticks: int | None = None, *, seed: int = 0, re
     contract = world.contract
     timeline = Timeline(contract.control.period_ns, LOCKSTEP_ORIGIN_NS)
     observations, actions, rewards, stamps = [world.reset(reset_seed(seed, resets))], [], [], [timeline.now_ns]
-    terminated = False
+    pictures, terminated = [world.images()], False
     for _ in range(contract.episode_ticks if ticks is None else ticks):
         action = np.asarray(act(observations[-1]), dtype=np.float32)
         if action.shape != (contract.action_size,) or not np.isfinite(action).all():
@@ -54,6 +54,7 @@ def drive(world: World, act: Act, ticks: int | None = None, *, seed: int = 0, re
         tick = world.step(action)
         timeline.tick()
         observations.append(tick.observation)
+        pictures.append(world.images())
         actions.append(action)
         stamps.append(timeline.now_ns)
         rewards.append(tick.reward)
@@ -70,4 +71,5 @@ def drive(world: World, act: Act, ticks: int | None = None, *, seed: int = 0, re
         truncated=not terminated,
         stamp=np.array(stamps, dtype=np.int64),
         provenance=Provenance(contract_hash=contract.hash, seed=seed),
+        images={name: np.stack([shown[name] for shown in pictures]) for name in contract.images},
     )

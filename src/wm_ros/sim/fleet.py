@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ class FleetTick:
     """[N]; an episode cut by its length is not terminated."""
     ended: tuple[Ended, ...]
     """Episodes whose last step this was."""
+    next_images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    """Image channel → [N, H, W, C], seen with `next_observation`."""
 
 
 class Fleet:
@@ -51,6 +53,8 @@ class Fleet:
         self._returns = [0.0 for _ in self.worlds]
         self.observation = np.stack([w.reset(reset_seed(seed, r)) for w, r in zip(self.worlds, self._resets, strict=True)])
         """[N, O], what the next actions answer to."""
+        self.images = self._look()
+        """Image channel → [N, H, W, C], what they answer to besides."""
 
     def step(self, actions: NDArray[np.float32]) -> FleetTick:
         """One control period of every world.
@@ -67,10 +71,19 @@ class Fleet:
             self._returns[i] += tick.reward
             if tick.terminated or tick.cut or len(self._actions[i]) >= self.contract.episode_ticks:
                 ended[i] = Ended(self._resets[i], len(self._actions[i]), self._returns[i])
-        self.observation = after.copy()
+        self.observation, self.images = after.copy(), self._look()
+        seen = self.images
         for i in ended:
             self._begin(i, self._resets[i] + len(self.worlds))
-        return FleetTick(before, reward, after, terminated, tuple(ended.values()))
+        if ended:
+            self.images = self._look()
+        return FleetTick(before, reward, after, terminated, tuple(ended.values()), seen)
+
+    def _look(self) -> dict[str, NDArray[np.uint8]]:
+        if not self.contract.images:
+            return {}
+        shown = [world.images() for world in self.worlds]
+        return {name: np.stack([images[name] for images in shown]) for name in self.contract.images}
 
     def _begin(self, i: int, resets: int) -> None:
         self._resets[i], self._actions[i], self._returns[i] = resets, [], 0.0
@@ -94,3 +107,4 @@ class Fleet:
                 self.observation[i] = tick.observation
                 self._actions[i].append(action)
                 self._returns[i] += tick.reward
+        self.images = self._look()

@@ -32,8 +32,13 @@ def remedy(mjcf: Path, reasons: list[str]) -> UserError:
     return UserError(f"no pictures of {mjcf.name}: {'; '.join(reasons)}: install libegl1 with Mesa (or a GPU driver), or libosmesa6")
 
 
-def check_camera(contract: Contract, beside: Path | None = None) -> tuple[Path, Any, str]:
-    """The contract's MJCF, its model, and its camera (empty for MuJoCo's free camera).
+def check_camera(contract: Contract, beside: Path | None = None, channel: str | None = None) -> tuple[Path, Any, str]:
+    """The contract's MJCF, its model, and a camera of it (empty for MuJoCo's free camera).
+
+    Args:
+        contract: names the MJCF and its cameras.
+        beside: the contract's folder.
+        channel: the image channel that the camera stands in for; None for the camera whose pictures are for people.
 
     Raises:
         UserError: there is no such file, or no such camera in it.
@@ -41,10 +46,17 @@ def check_camera(contract: Contract, beside: Path | None = None) -> tuple[Path, 
     mjcf = find_mjcf(contract, beside)
     settings, model = load_model(contract, beside)
     cameras = [model.camera(i).name for i in range(model.ncam)]
-    if settings.camera is not None and settings.camera not in cameras:
-        there = ", ".join(cameras) or "none"
-        raise UserError(f"contract {contract.name}: simulator.camera: {mjcf} has no camera {settings.camera!r}; it has {there}")
-    return mjcf, model, settings.camera or ""
+    there = ", ".join(cameras) or "none"
+    if channel is not None and channel not in settings.cameras:
+        raise UserError(
+            f"contract {contract.name}: simulator.cameras: nothing stands in for the camera observation.{channel}: "
+            f"add {channel}: {{camera: NAME}} with a camera of {mjcf.name}; it has {there}"
+        )
+    field = "camera" if channel is None else f"cameras.{channel}.camera"
+    name = settings.camera if channel is None else settings.cameras[channel].camera
+    if name is not None and name not in cameras:
+        raise UserError(f"contract {contract.name}: simulator.{field}: {mjcf} has no camera {name!r}; it has {there}")
+    return mjcf, model, name or ""
 
 
 def render_frames(

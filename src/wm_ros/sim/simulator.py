@@ -51,6 +51,7 @@ class Simulator:
             UserError: the contract has no simulator, or its MJCF does not fit it.
         """
         self.contract = contract
+        self.beside = beside
         settings, self.model = load_model(contract, beside)
         # MuJoCo's own handler writes MUJOCO_LOG.TXT into the working directory; `fault` says the same.
         mujoco.set_mju_user_warning(lambda text: None)

@@ -9,11 +9,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wm_ros.contract.assembler import Assembler
+from wm_ros.contract.assembler import Assembler, ChannelReader
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.functions import reward_function, termination_function
 from wm_ros.contract.schema import Contract
-from wm_ros.sim.sensors import check_channels, read_channels
+from wm_ros.sim.cameras import Cameras
+from wm_ros.sim.sensors import check_channels, image_sample, read_channels
 from wm_ros.sim.simulator import Simulator
 from wm_ros.sim.timeline import Timeline
 
@@ -51,6 +52,9 @@ class World(Protocol):
     def step(self, action: NDArray[np.float32]) -> Tick:
         """One control period under an action [A] in contract units."""
 
+    def images(self) -> dict[str, NDArray[np.uint8]]:
+        """Image channel → what its camera shows now [H, W, C], as the controller sees it. Drawn when it is asked for."""
+
 
 class SimulatedRobot:
     """A contract's MuJoCo simulator, seen through the contract's sensors and rewarded by its functions."""
@@ -65,11 +69,19 @@ class SimulatedRobot:
         self.frames_per_tick = simulator.frames_per_tick
         check_channels(self.contract, simulator)
         self._simulator = simulator
+        self._cameras = Cameras(self.contract, simulator.beside)
+        # Pictures are drawn only when they are asked for: the assembler shall not wait for them.
+        self._blind = self.contract.model_copy(update={"observation": tuple(c for c in self.contract.observation if c.image is None)})
+        self._pose: dict[str, NDArray[np.float64]] = {}
+        self._drawn: dict[str, NDArray[np.uint8]] = {}
+        self._readers = {c.name: ChannelReader(c) for c in self.contract.observation if c.image is not None}
         self._reward, self._termination = reward_function(self.contract), termination_function(self.contract)
 
     def reset(self, seed: np.random.SeedSequence) -> NDArray[np.float32]:
         """See `World.reset`."""
-        self._assembler = Assembler(self.contract)
+        self._assembler = Assembler(self._blind)
+        self._drawn.clear()
+        self._ticks = 0
         self._timeline = Timeline(self.contract.control.period_ns, LOCKSTEP_ORIGIN_NS)
         self._simulator.reset(seed)
         self._seen = self._observe()
@@ -86,12 +98,29 @@ class SimulatedRobot:
         if self._simulator.fault is not None:
             raise UserError(f"contract {self.contract.name}: {self._simulator.fault}")
         self._timeline.tick()
+        self._ticks += 1
         before, self._seen = self._seen, self._observe()
         step = before, action, self._seen
         terminated = self._termination is not None and bool(self._termination(*step))
         return Tick(self._seen, float(self._reward(*step)), terminated)
 
+    def images(self) -> dict[str, NDArray[np.uint8]]:
+        """See `World.images`.
+
+        Raises:
+            UserError: no GL library works here.
+        """
+        for name in self._readers.keys() - self._drawn.keys():
+            for channel, picture in self._cameras.draw(self._pose[name], (name,)).items():
+                # Through the message, so that a controller sees the same as on the robot.
+                sample = image_sample(self.contract, channel, picture, self._timeline.now_ns)
+                self._drawn[channel] = self._readers[channel].image(sample)
+        return {name: self._drawn[name] for name in self._readers}
+
     def _observe(self) -> NDArray[np.float32]:
+        for name in self._cameras.due(self._ticks):
+            self._pose[name] = self._simulator.data.qpos.copy()
+            self._drawn.pop(name, None)
         for name, sample in read_channels(self.contract, self._simulator, self._timeline.now_ns).items():
             self._assembler.update(name, sample, self._timeline.now_ns)
         observation = self._assembler.observe()
