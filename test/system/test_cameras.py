@@ -1,0 +1,143 @@
+"""A controller that looks at a camera, through all nodes: what it saw is what the bag holds, bit for bit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_controller
+import yaml
+from gl import pictures_or_skip
+from peer import Peer, Process, running
+from sensor_msgs.msg import Image, JointState
+
+from wm_ros.bringup.monitored import MonitoredSystem
+from wm_ros.bringup.system import SystemOptions, describe
+from wm_ros.cli.record import Record
+from wm_ros.contract import resources, schema
+from wm_ros.contract.assembler import stamp_ns
+from wm_ros.data.align import read_episodes
+from wm_ros.nodes.base import SENSOR_QOS, WARN
+from wm_ros.nodes.messages import time_message
+from wm_ros.runtime.controller import ControllerSession
+from wm_ros.sim.episode import run_episode
+from wm_ros.sim.simulator import Simulator
+
+TICKS = 30
+
+
+def task(folder: Path, every: int = 1) -> Path:
+    """The shipped example with small pictures and short episodes."""
+    data = yaml.safe_load((resources.share_directory() / "config/contracts/cartpole_balance_pixels.yaml").read_text())
+    data["episode"]["duration_s"] = TICKS * 0.02
+    data["observation"][1]["image"] = {"height": 24, "width": 32, "encoding": "rgb8"}
+    data["simulator"]["cameras"]["front"]["every"] = every
+    path = folder / "task.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+@pytest.mark.usefixtures("domain")
+@pytest.mark.parametrize("every", [1, 3])
+def test_an_episode_from_pixels_in_lockstep_is_recorded_as_it_was_seen(tmp_path: Path, every: int) -> None:
+    pictures_or_skip()
+    path = task(tmp_path, every)
+    contract = schema.load(path)
+    controller = tiny_controller.looking(tmp_path / "tiny.onnx", contract)
+    options = SystemOptions(
+        contract=str(path), controller=str(controller), agent="sac", mode="lockstep", evaluate=1, run_directory=str(tmp_path)
+    )
+    record = Record("evaluate", 1)
+    with MonitoredSystem(describe(options), tmp_path / "logs", patience_s=60.0) as system:
+        for event in system.events(record.awaited):
+            record.take(event)
+            if record.episodes_done:
+                break
+    (episode,) = read_episodes(Path(record.bags[0]), contract)
+    shown = np.asarray(episode.images["front"])
+    assert len(episode) == TICKS and shown.shape == (TICKS + 1, 24, 32, 3)
+    # What the controller says to the bag is what it said to the robot ...
+    twin = ControllerSession.load(controller, contract)
+    twin.reset(0)
+    said = np.stack([twin.act(o, {"front": picture}).action for o, picture in zip(episode.observation[:-1], shown, strict=False)])
+    assert said.clip(-10.0, 10.0).tobytes() == episode.action.tobytes() and len({p.tobytes() for p in shown}) > 5
+    # ... and the pictures are those of the same actions without ROS.
+    script = iter(episode.action)
+    alone = run_episode(Simulator(contract), lambda observation: next(script), TICKS, resets=1)
+    assert np.asarray(alone.images["front"]).tobytes() == shown.tobytes()
+    assert alone.observation.tobytes() == episode.observation.tobytes()
+
+
+class Eye(Peer):
+    """The robot of a policy that looks at a camera, in real time."""
+
+    def __init__(self) -> None:
+        super().__init__("eye")
+        self.answers: list[JointState] = []
+        self.stamp = 10**9
+        self.joints = self.node.create_publisher(JointState, "joint_states", SENSOR_QOS)
+        self.pictures = self.node.create_publisher(Image, "front/image_raw", SENSOR_QOS)
+        self.node.create_subscription(JointState, "policy/command", self.answers.append, 10)
+
+    def picture(self, encoding: str = "rgb8", rows: int = 24) -> None:
+        image = Image(height=24, width=32, encoding=encoding, step=96, data=bytes([51]) * (96 * rows))
+        image.header.stamp = time_message(self.stamp)
+        self.pictures.publish(image)
+
+    def tick(self) -> None:
+        self.stamp += 20_000_000
+        message = JointState(name=["slider", "hinge_1"], position=[0.0, 0.0], velocity=[0.0, 0.0])
+        message.header.stamp = time_message(self.stamp)
+        self.joints.publish(message)
+
+    def told(self, *words: str) -> None:
+        """Ticks go on, and no command follows, until the diagnostics name the fault."""
+        del self.answers[:]
+
+        def named() -> bool:
+            self.tick()
+            level, message, _ = self.health.get("policy_server", (WARN, "", {}))
+            return level == WARN and all(word in message for word in words)
+
+        self.wait(named, f"{words} in the diagnostics")
+        late = [a for a in self.answers if stamp_ns(a.header.stamp) > self.stamp - 10 * 20_000_000]
+        assert not late, "a command that nothing was seen for"
+
+
+def test_while_the_camera_fails_there_is_no_command_and_its_channel_is_named(tmp_path: Path) -> None:
+    path = task(tmp_path)
+    controller = tiny_controller.looking(tmp_path / "tiny.onnx", schema.load(path))
+    eye = Eye()
+    try:
+        with running("policy_server", eye.namespace, tmp_path / "log", contract=str(path), controller=str(controller)):
+            eye.wait(lambda: eye.joints.get_subscription_count() and eye.pictures.get_subscription_count(), "the node")
+            eye.told("no front yet on front/image_raw")
+            for damage, said in (({"encoding": "yuv422"}, "encoding 'yuv422' is not read"), ({"rows": 23}, "data have 2208 bytes")):
+                eye.picture(**damage)
+                eye.told("front/image_raw", said)
+
+            def seen() -> bool:
+                eye.picture()
+                eye.tick()
+                return any(a.effort[0] == np.float32(0.2) for a in eye.answers)
+
+            eye.wait(seen, "a command")
+            eye.told("image of channel front is", "s old, at most 0.1 s are allowed: check front/image_raw")
+    finally:
+        eye.close()
+
+
+def test_without_gl_the_simulator_says_what_to_install_before_anything_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "python" / "OpenGL"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('no OpenGL on this machine')")
+    monkeypatch.setenv("PYTHONPATH", f"{broken.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    process = Process("sim", f"blind_{os.getpid()}", tmp_path / "log", contract=str(task(tmp_path)))
+    try:
+        assert process.process.wait(60) == 2
+    finally:
+        process.stop()
+    assert "observation.front: no pictures of cartpole.xml" in process.output and "install libegl1" in process.output
+    assert "Traceback" not in process.output
