@@ -10,6 +10,7 @@ import pytest
 import tiny_controller
 import yaml
 from gl import pictures_or_skip
+from nav_msgs.msg import Path as NavPath
 from peer import Peer, Process, running
 from sensor_msgs.msg import Image, JointState
 
@@ -127,6 +128,36 @@ def test_while_the_camera_fails_there_is_no_command_and_its_channel_is_named(tmp
             eye.told("image of channel front is", "s old, at most 0.1 s are allowed: check front/image_raw")
     finally:
         eye.close()
+
+
+def test_what_the_policy_imagines_is_shown_beside_the_camera(tmp_path: Path) -> None:
+    path = task(tmp_path)
+    controller = tiny_controller.looking(tmp_path / "tiny.onnx", schema.load(path), dreams=True)
+    eye = Eye()
+    films: list[Image] = []
+    tall: list[Image] = []
+    paths: list[NavPath] = []
+    eye.node.create_subscription(Image, "imagined/front", films.append, 10)
+    eye.node.create_subscription(Image, "policy/imagined/front", tall.append, 10)
+    eye.node.create_subscription(NavPath, "plan_path", paths.append, 10)
+
+    def shown() -> bool:
+        eye.picture()
+        eye.tick()
+        return bool(tall and films and any(len(p.poses) == tiny_controller.HORIZON + 1 for p in paths))
+
+    try:
+        server = running("policy_server", eye.namespace, tmp_path / "server", contract=str(path), controller=str(controller))
+        with server, running("visualizer", eye.namespace, tmp_path / "visualizer", contract=str(path)):
+            eye.wait(shown, "the film and the way of the plan")
+    finally:
+        eye.close()
+    raw, film = tall[-1], films[-1]
+    horizon = tiny_controller.HORIZON
+    assert (raw.height, raw.width, raw.encoding, raw.header.frame_id[:7]) == (horizon * 24, 32, "rgb8", "tiny:1:")
+    shades = np.asarray(raw.data, np.uint8).reshape(horizon, 24, 32, 3)
+    assert shades[:, 0, 0, 0].tolist() == [51 >> h for h in range(horizon)]
+    assert film.height == 144 and np.asarray(film.data, np.uint8).reshape(144, -1, 3)[0, 0].tolist() == [51, 51, 51]
 
 
 def test_without_gl_the_simulator_says_what_to_install_before_anything_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float32MultiArray, Float64MultiArray, MultiArrayDimension
 
 from wm_ros.contract.errors import UserError
@@ -47,6 +48,17 @@ def command_message(contract: Contract, action: Any, stamp_ns: int, source: str)
     message.header.stamp = time_message(stamp_ns)
     message.header.frame_id = source
     setattr(message, contract.action.interface, [float(a) for a in action])
+    return message
+
+
+def image_message(picture: NDArray[np.uint8], stamp_ns: int, frame: str) -> Image:
+    """A picture [H, W, C] as sensor_msgs/Image: rgb8 for three channels, mono8 for one."""
+    height, width, channels = picture.shape
+    encoding = {1: "mono8", 3: "rgb8"}[channels]
+    # rclpy takes an array of bytes as it is; anything else it checks value by value.
+    message = Image(height=height, width=width, encoding=encoding, step=channels * width, data=array("B", picture.tobytes()))
+    message.header.stamp = time_message(stamp_ns)
+    message.header.frame_id = frame
     return message
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from std_msgs.msg import Float32MultiArray
 from std_srvs.srv import SetBool
 
@@ -16,9 +15,8 @@ class MpcNode(serving.ServingNode):
     node_name, source = "mpc", "mpc"
 
     def configure(self) -> None:
-        self._plan, self._candidates, self._returns, self._spread = (
-            self.create_publisher(Float32MultiArray, f"mpc/{name}", base.COMMAND_QOS)
-            for name in ("plan", "candidates", "returns", "spread")
+        self._candidates, self._returns, self._spread = (
+            self.create_publisher(Float32MultiArray, f"mpc/{name}", base.COMMAND_QOS) for name in ("candidates", "returns", "spread")
         )
         falls_back = self.contract.safety.on_disagreement == "policy"
         self._select = self.create_client(SetBool, "command_gate/select") if falls_back else None
@@ -31,10 +29,8 @@ class MpcNode(serving.ServingNode):
             self.get_logger().warning("the policy drives while plans disagree" if to_policy else "plans agree again")
 
     def show(self, answer: Answer) -> None:
+        super().show(answer)
         output = answer.output
-        observations, actions = output.plan_observation, output.plan_action
-        if self._plan.get_subscription_count() and observations is not None and actions is not None:
-            self._plan.publish(messages.float32_array(np.concatenate([observations, actions], axis=1), "horizon", "column"))
         for publisher, array, labels in (
             (self._candidates, output.candidates_observation, ("candidate", "horizon", "column")),
             (self._returns, output.candidates_return, ("candidate",)),

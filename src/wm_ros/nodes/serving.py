@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sensor_msgs.msg import JointState
-from std_msgs.msg import String
+import numpy as np
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float32MultiArray, String
 from std_srvs.srv import Trigger
 
 from wm_ros.contract import announcements
@@ -23,6 +25,7 @@ from wm_ros.runtime.control_loop import Answer, ControlLoop
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.runtime.engine import ENGINES, PRECISIONS, Inference
 from wm_ros.runtime.hot_swap import HotSwap
+from wm_ros.runtime.imagination import Imagination, Imagined
 from wm_ros.runtime.signature import TrustedKey
 
 
@@ -51,6 +54,7 @@ class ServingNode(base.WmNode):
         self._loop: ControlLoop | None = None
         self._swap: HotSwap | None = None
         self._first: ControllerSession | None = None
+        self._imagination: Imagination | None = None
         self._drops = 0
         self._complaints: dict[str, str] = {}
         """Channel → what was wrong with its last message."""
@@ -90,6 +94,12 @@ class ServingNode(base.WmNode):
                 lambda message, name=channel.name: self._on_sensor(name, message),
                 base.sensor_qos(self.param("mode")),
             )
+        self._plan = self.create_publisher(Float32MultiArray, f"{self.source}/plan", base.COMMAND_QOS)
+        self._films = {
+            name: self.create_publisher(Image, f"{self.source}/imagined/{name}", base.COMMAND_QOS) for name in self.contract.images
+        }
+        if self._films:
+            self._imagination = Imagination(self._show_imagined, self._cannot_imagine)
         self.create_subscription(String, "model", self._on_model, base.LATCHED_QOS)
         self.create_service(Trigger, "~/load", self._on_load)
         self._loop.start()
@@ -100,7 +110,9 @@ class ServingNode(base.WmNode):
             self._swap.close()
         if self._loop is not None:
             self._loop.close()
-        self._swap = self._loop = self._first = None
+        if self._imagination is not None:
+            self._imagination.close()
+        self._swap = self._loop = self._first = self._imagination = None
 
     # ---- in ---------------------------------------------------------------------------------------------------------
 
@@ -174,10 +186,30 @@ class ServingNode(base.WmNode):
             stamp = answer.tick.observation.stamp_ns
             self._command.publish(messages.command_message(self.contract, answer.output.action, stamp, answer.session.name))
 
+    def _show_imagined(self, imagined: Imagined) -> None:
+        if not self.active:
+            return
+        self._show_plan(imagined.plan_observation, imagined.plan_action)
+        for name, frames in imagined.frames.items():
+            # All of them in one picture, the soonest on top: a standard message, and they stay together.
+            tall = frames.reshape(-1, *frames.shape[2:])
+            self._films[name].publish(messages.image_message(tall, imagined.stamp_ns, imagined.controller))
+
+    def _cannot_imagine(self, reason: str) -> None:
+        self.get_logger().warning(reason, throttle_duration_sec=10.0)
+
+    def _show_plan(self, observations: NDArray[np.float32] | None, actions: NDArray[np.float32] | None) -> None:
+        if self._plan.get_subscription_count() and observations is not None and actions is not None:
+            self._plan.publish(messages.float32_array(np.concatenate([observations, actions], axis=1), "horizon", "column"))
+
     # ---- for subclasses: called in the loop's thread ----------------------------------------------------------------
 
     def show(self, answer: Answer) -> None:
         """Publishes what is for people, once the command is out."""
+        if not answer.session.imagines:
+            self._show_plan(answer.output.plan_observation, answer.output.plan_action)
+        elif self._imagination is not None and any(p.get_subscription_count() for p in (self._plan, *self._films.values())):
+            self._imagination.offer(answer)
 
     def fall_back(self, to_policy: bool) -> None:
         """The contract's `safety.on_disagreement` wants the policy to drive (True), or not any longer."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import json
 import threading
 import time
@@ -20,7 +19,7 @@ from wm_ros.contract.assembler import BadMessage, stamp_ns
 from wm_ros.contract.commands import read_message
 from wm_ros.contract.errors import UserError
 from wm_ros.nodes.base import AWAITS, ERROR, OK, SENSOR_QOS, WARN, Param, WmNode, command_qos, run, sensor_qos, steady_ns
-from wm_ros.nodes.messages import message_class, time_message
+from wm_ros.nodes.messages import image_message, message_class, time_message
 from wm_ros.runtime.statistics import Durations
 from wm_ros.sim import render
 from wm_ros.sim.camera import Camera
@@ -282,7 +281,7 @@ class SimNode(WmNode):
             self.get_logger().error(self._blind)
             return []
         self._pictures_sent += len(pictures)
-        return [(name, _image(picture, stamp, self._frames[name])) for name, picture in pictures.items()]
+        return [(name, image_message(picture, stamp, self._frames[name])) for name, picture in pictures.items()]
 
     def _film(self) -> None:
         """Thread: a picture of every new pose, as far as rate and machine allow."""
@@ -299,7 +298,7 @@ class SimNode(WmNode):
                 self.get_logger().warning(f"going on without camera: {error}")
                 return
             if picture is not None:
-                self._pictures.publish(_image(picture, stamp, "camera"))
+                self._pictures.publish(image_message(picture, stamp, "camera"))
 
     # ---- services -------------------------------------------------------------------------------------------------
 
@@ -469,14 +468,6 @@ def _message(sample: JointSample) -> JointState:
     message.header.stamp.sec = sample.header.stamp.sec
     message.header.stamp.nanosec = sample.header.stamp.nanosec
     message.header.frame_id = sample.header.frame_id
-    return message
-
-
-def _image(picture: np.ndarray, stamp: int, frame: str) -> Image:
-    height, width, _ = picture.shape
-    message = Image(height=height, width=width, encoding="rgb8", step=3 * width, data=array.array("B", picture.tobytes()))
-    message.header.stamp = time_message(stamp)
-    message.header.frame_id = frame
     return message
 
 

@@ -1,4 +1,4 @@
-"""Lifecycle node `visualizer`: the robot, its plan, the candidates and their spread as marks for rviz2 and browsers."""
+"""Lifecycle node `visualizer`: the robot, its plan, the candidates and their spread as marks, and what cameras are imagined to show."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from nav_msgs.msg import Path
 from numpy.typing import NDArray
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
 from std_msgs.msg import Float32MultiArray
 from visualization_msgs.msg import Marker, MarkerArray
 
 from wm_ros.contract import resources
 from wm_ros.contract.assembler import Assembler, BadMessage, Observation
 from wm_ros.nodes.base import COMMAND_QOS, OK, WARN, Param, WmNode, run, steady_ns
-from wm_ros.nodes.messages import message_class, numpy_array, time_message
+from wm_ros.nodes.messages import image_message, message_class, numpy_array, time_message
 from wm_ros.viz import displays, markers
+from wm_ros.viz.imagined_film import film
 from wm_ros.viz.kinematics import Kinematics
 
 # Best effort also where the sensors are reliable (lockstep): a slow viewer must never hold the robot up.
@@ -27,7 +29,8 @@ NEWEST_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, hist
 
 KINDS = {"cube": Marker.CUBE, "sphere": Marker.SPHERE, "cylinder": Marker.CYLINDER, "line_strip": Marker.LINE_STRIP}
 NO_POINTS = np.empty((0, 3))
-PLANNED = ("mpc/plan", "mpc/candidates", "mpc/returns", "mpc/spread")
+PLANS = ("mpc/plan", "policy/plan")
+PLANNED = (*PLANS, "mpc/candidates", "mpc/returns", "mpc/spread")
 
 
 class Visualizer(WmNode):
@@ -43,10 +46,12 @@ class Visualizer(WmNode):
         super().__init__("visualizer")
         self._kinematics: Kinematics | None = None
         self._watching: list[Any] = []
-        self._publishers: list[Any] = []
+        self._outputs: list[Any] = []
 
     def configure(self) -> None:
         self._forget()
+        self._films = {name: self.create_publisher(Image, displays.imagined(name), COMMAND_QOS) for name in self.contract.images}
+        self._outputs = list(self._films.values())
         self._pictures, self._refused, self._complaint, self._configured_ns = 0, 0, "", steady_ns()
         if self.contract.simulator is None:
             self.get_logger().warning(
@@ -57,22 +62,22 @@ class Visualizer(WmNode):
         self._kinematics = Kinematics(self.contract, self.param("tracked"), beside)
         self._marker_publisher = self.create_publisher(MarkerArray, displays.MARKERS.topic, COMMAND_QOS)
         self._path_publisher = self.create_publisher(Path, displays.PLAN_PATH.topic, COMMAND_QOS)
-        self._publishers = [self._marker_publisher, self._path_publisher]
+        self._outputs += [self._marker_publisher, self._path_publisher]
 
     def activate(self) -> None:
-        if self._kinematics is not None:
+        if self._outputs:
             self._timer = self.create_timer(1.0 / self.param("rate_hz"), self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def deactivate(self) -> None:
-        if self._kinematics is not None:
+        if self._outputs:
             self.destroy_timer(self._timer)
         self._stop_watching()
 
     def cleanup(self) -> None:
         self._stop_watching()
-        for publisher in self._publishers:
+        for publisher in self._outputs:
             self.destroy_publisher(publisher)
-        self._publishers, self._kinematics = [], None
+        self._outputs, self._kinematics = [], None
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
         values = {
@@ -84,14 +89,14 @@ class Visualizer(WmNode):
         if self._complaint:
             message, self._complaint = self._complaint, ""
             return WARN, message, values
-        if self._kinematics is None:
+        if not self._outputs:
             return OK, "nothing to draw: the contract names no MJCF", values
         return OK, ("drawing" if self._watching else "nobody looks") if self.active else "inactive", values
 
     # ---- in -------------------------------------------------------------------------------------------------------
 
     def _viewers(self) -> int:
-        return sum(publisher.get_subscription_count() for publisher in self._publishers)
+        return sum(publisher.get_subscription_count() for publisher in self._outputs)
 
     def _watch(self) -> None:
         """Subscribes to everything; `mpc` computes and sends its candidates only for subscribers."""
@@ -101,6 +106,11 @@ class Visualizer(WmNode):
             self._watching.append(self.create_subscription(message_class(channel.type), channel.topic, sensed, NEWEST_QOS))
         for topic in PLANNED:
             self._watching.append(self.create_subscription(Float32MultiArray, topic, partial(self._planned, topic), NEWEST_QOS))
+        for camera in self._films:
+            for source in ("mpc", "policy"):
+                topic = f"{source}/imagined/{camera}"
+                imagined = partial(self._imagined, camera, topic)
+                self._watching.append(self.create_subscription(Image, topic, imagined, NEWEST_QOS))
 
     def _stop_watching(self) -> None:
         for subscription in self._watching:
@@ -108,7 +118,8 @@ class Visualizer(WmNode):
         self._watching = []
 
     def _forget(self) -> None:
-        self._assembler = Assembler(self.contract, images=False)
+        self._assembler = Assembler(self.contract)
+        self._frames: dict[str, tuple[NDArray[np.uint8], int]] = {}
         self._arrays: dict[str, tuple[NDArray[np.float32], int]] = {}
         self._news = False
         self._shown: set[tuple[str, int]] = set()
@@ -136,11 +147,20 @@ class Visualizer(WmNode):
         self._arrays[topic] = (array, steady_ns())
         self._news = True
 
+    def _imagined(self, channel: str, topic: str, message: Image) -> None:
+        height, width, colours = self.contract.images[channel].shape
+        data = np.asarray(message.data, np.uint8)
+        size = height * width * colours
+        if message.width != width or message.step != width * colours or not len(data) or len(data) % size:
+            self._refuse(f"{topic}: {message.width} pixels wide and {len(data)} bytes, expected frames of {width} x {height} x {colours}")
+            return
+        self._frames[channel] = data.reshape(-1, height, width, colours), steady_ns()
+        self._news = True
+
     def _check_shape(self, topic: str, array: NDArray[Any]) -> None:
         observed = self.contract.observation_size
-        dims, least = {"mpc/plan": (2, observed), "mpc/candidates": (3, observed), "mpc/returns": (1, 0), "mpc/spread": (2, observed)}[
-            topic
-        ]
+        expected = {"plan": (2, observed), "candidates": (3, observed), "returns": (1, 0), "spread": (2, observed)}
+        dims, least = expected[topic.partition("/")[2]]
         if array.ndim != dims or 0 in array.shape or array.shape[-1] < least:
             raise ValueError(f"shape {array.shape}, expected {dims} dims and at least {least} columns")
 
@@ -161,18 +181,25 @@ class Visualizer(WmNode):
             return
         if self._news:
             self._news = False
-            self._draw(observation)
-        elif self._path_shown and self._fresh("mpc/plan") is None:
+            self._pictures += 1
+            if self._kinematics is not None:
+                self._draw(self._kinematics, observation)
+            self._show_films(observation)
+        elif self._path_shown and self._plan() is None:
             self._publish_path(NO_POINTS, observation.stamp_ns)
 
-    def _draw(self, observation: Observation) -> None:
-        kinematics = self._kinematics
-        assert kinematics is not None
-        self._pictures += 1
+    def _show_films(self, observation: Observation) -> None:
+        for channel, publisher in self._films.items():
+            frames, received_ns = self._frames.get(channel, (None, 0))
+            if frames is not None and self._fresh_since(received_ns) and publisher.get_subscription_count():
+                picture = film(observation.images[channel], frames)
+                publisher.publish(image_message(picture, observation.stamp_ns, channel))
+
+    def _draw(self, kinematics: Kinematics, observation: Observation) -> None:
         marks: list[markers.Marker] = []
         if self._fresh_since(observation.received_ns):
             marks += markers.robot(kinematics, observation.vector)
-        plan, points = self._fresh("mpc/plan"), NO_POINTS
+        plan, points = self._plan(), NO_POINTS
         if plan is not None:
             imagined = plan[:, : self.contract.observation_size]
             points = markers.plan(kinematics, np.concatenate([observation.vector[None], imagined]))
@@ -209,6 +236,10 @@ class Visualizer(WmNode):
 
     def _fresh_since(self, received_ns: int) -> bool:
         return bool(steady_ns() - received_ns <= self.param("lifetime_s") * 1e9)
+
+    def _plan(self) -> NDArray[np.float32] | None:
+        """The newest plan, whoever made it; None where it is older than the lifetime."""
+        return self._fresh(max(PLANS, key=lambda topic: self._arrays.get(topic, (None, 0))[1]))
 
     def _fresh(self, topic: str) -> NDArray[np.float32] | None:
         """The newest array of a topic, or None where it is older than the lifetime."""

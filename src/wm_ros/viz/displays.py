@@ -21,3 +21,8 @@ DISPLAYS = (MARKERS, PLAN_PATH)
 
 NAMESPACES = ("world", "robot", "candidates", "plan", "spread")
 """Marker namespaces, each a switch in rviz2."""
+
+
+def imagined(channel: str) -> str:
+    """Topic of what a camera shows and is imagined to show next; an Image display for each camera is the user's to add."""
+    return f"imagined/{channel}"
