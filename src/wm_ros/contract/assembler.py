@@ -175,10 +175,11 @@ class Assembler:
         """
         Args:
             contract: names the channels.
-            images: False only checks the messages of image channels, for who needs no more than to know that they come.
+            images: see `images`.
         """
         self.contract = contract
-        self._images = images
+        self.images = images
+        """False only checks the messages of image channels, for who needs no more than to know that they come. May be changed."""
         self._dating = contract.dating_channels
         self._cameras = [(c.name, c.clock) for c in contract.observation if c.image is not None]
         self._readers = {c.name: ChannelReader(c) for c in contract.observation}
@@ -202,7 +203,7 @@ class Assembler:
             raise BadMessage(
                 "backwards", f"{reader.channel.topic}: time runs backwards, by {(newest.stamp_ns - stamp) * 1e-9:.3f} s"
             )
-        image = reader.image(message) if self._images and reader.channel.image is not None else None
+        image = reader.image(message) if self.images and reader.channel.image is not None else None
         sample = Sample(raw, stamp, received_ns, image)
         self._newest[channel] = sample
         return sample

@@ -178,6 +178,7 @@ class ServingNode(base.WmNode):
             self._loop.wake()
 
     def _served(self, session: ControllerSession) -> None:
+        self._assembler.images = bool(session.cameras)  # nothing is decoded that nobody looks at
         self._serving.publish(String(data=session.notice.to_json()))
         self.get_logger().info(f"serving {session.name}, {session.warm_up_ms:.2f} ms per inference in the warm-up")
 

@@ -176,6 +176,7 @@ class Visualizer(WmNode):
             self._watch()
         elif not looked_at and self._watching:
             self._stop_watching()
+        self._assembler.images = any(film.get_subscription_count() for film in self._films.values())
         observation = self._assembler.observe() if self._watching else None
         if observation is None:
             return
@@ -191,9 +192,9 @@ class Visualizer(WmNode):
     def _show_films(self, observation: Observation) -> None:
         for channel, publisher in self._films.items():
             frames, received_ns = self._frames.get(channel, (None, 0))
-            if frames is not None and self._fresh_since(received_ns) and publisher.get_subscription_count():
-                picture = film(observation.images[channel], frames)
-                publisher.publish(image_message(picture, observation.stamp_ns, channel))
+            shown = observation.images.get(channel)
+            if frames is not None and shown is not None and self._fresh_since(received_ns) and publisher.get_subscription_count():
+                publisher.publish(image_message(film(shown, frames), observation.stamp_ns, channel))
 
     def _draw(self, kinematics: Kinematics, observation: Observation) -> None:
         marks: list[markers.Marker] = []
