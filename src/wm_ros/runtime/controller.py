@@ -307,6 +307,12 @@ class ControllerSession:
         """Whether there is more to `imagine` than `act` gives."""
         return self._imagination is not None
 
+    @property
+    def imagined_cameras(self) -> tuple[str, ...]:
+        """Image channels whose future frames it can imagine."""
+        outputs = self._imagination.session.get_outputs() if self._imagination is not None else ()
+        return tuple(o.name.removeprefix(artifact.IMAGINED_PREFIX) for o in outputs if o.name.startswith(artifact.IMAGINED_PREFIX))
+
     def inputs(self) -> dict[str, NDArray[Any]]:
         """Copies of what the last tick was computed from; only between `act` and the next `prepare`."""
         return {name: array.copy() for name, array in self._inputs(1 - self._turn).items()}

@@ -10,12 +10,14 @@ import numpy as np
 
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
+from wm_ros.data.align import read_episodes
+from wm_ros.runtime.controller import ControllerSession
 from wm_ros.sim.render import render_frames
-from wm_ros.viz import charts, page
+from wm_ros.viz import charts, imagined, page
 from wm_ros.viz.charts import OpenLoop
 from wm_ros.viz.demo_state import plural
 from wm_ros.viz.drawing import drawing
-from wm_ros.viz.run_record import EpisodeRecord, RunRecord, numbers, read_run, section
+from wm_ros.viz.run_record import EpisodeRecord, RunRecord, controllers, numbers, read_run, section
 from wm_ros.viz.strip import draw_strip
 from wm_ros.viz.theme import LIGHT, STAND_INS, Theme
 from wm_ros.viz.video import Render, film
@@ -45,6 +47,7 @@ def write_report(run_directory: Path, render: Render = render_frames) -> Path:
             _show(record, render),
             _returns(record),
             _trajectory(record),
+            _imagined(record),
             _errors(record),
             _timing(record),
             _models(record),
@@ -194,6 +197,35 @@ def _trajectory(record: RunRecord) -> str:
     return page.section(title, text, note + charts.inline_svg(figure, "trajectory"))
 
 
+def _imagined(record: RunRecord) -> str:
+    """What cameras were imagined to show; nothing where no controller of the run imagines any."""
+    episode, contract = record.shown, record.contract
+    if episode is None or contract is None or not contract.images:
+        return ""
+    path = next((p for p in controllers(record.directory) if p.is_file()), None)
+    if path is None:
+        return ""
+    title = "What the cameras showed, and what was imagined"
+    try:
+        session = ControllerSession.load(path, contract)
+        if not session.imagines:
+            return ""
+        parts = [e for e in read_episodes(record.directory / "bags" / episode.bag, contract) if e.provenance.episode == episode.number]
+        content = ""
+        for channel in session.imagined_cameras:
+            found = imagined.moments(session, max(parts, key=len), channel)
+            if found:
+                data = imagined.picture(found, contract.control.period_s, LIGHT, WIDTH_IN)
+                content += page.image(data, "image/png", f"frames of the camera {channel}, and imagined ones")
+    except UserError as error:
+        return page.section(title, "", page.missing(str(error).splitlines()[0]))
+    text = (
+        f"{_name(episode)}. At some moments the future as {session.name} expected it, given what it had seen until then, and above it what "
+        "the camera showed then. Computed anew from the bag."
+    )
+    return page.section(title, text, content or page.missing("The episode ends before the first imagined frame."))
+
+
 def _open_loops(record: RunRecord) -> list[OpenLoop]:
     return [model for model in map(charts.open_loop, record.metrics) if model is not None]
 
@@ -225,7 +257,8 @@ def _latencies(record: RunRecord) -> Any:
 def _timing(record: RunRecord) -> str:
     title, timed, contract = "Timing", _timed(record), record.contract
     if not timed or contract is None:
-        return page.section(title, "", page.missing("No bag holds both observations and mpc/command, so latency and jitter are not known."))
+        why = "No bag holds both observations and commands of mpc or policy_server, so latency and jitter are not known."
+        return page.section(title, "", page.missing(why))
     period_ms = 1e3 * contract.control.period_s
     kind = "evaluation" if record.of("evaluate") else "recorded"
     pace = "" if record.of("evaluate") else " In lockstep, as in learning, the period is what the machine allows and not the robot's."

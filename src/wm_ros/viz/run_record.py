@@ -23,7 +23,7 @@ from wm_ros.runtime import artifact
 
 Array = NDArray[np.float64]
 
-COMMAND_TOPIC, PLAN_TOPIC = "mpc/command", "mpc/plan"
+COMMAND_TOPICS, PLAN_TOPIC = ("mpc/command", "policy/command"), "mpc/plan"
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,10 +182,11 @@ def _episode(bag: Bag, contract: Contract, number: int, parts: list[Episode]) ->
 
 def _receptions(bag: Bag, contract: Contract) -> tuple[dict[int, int], ChannelColumns]:
     """When observations came (stamp → reception) and when the commands computed from them did."""
-    command = action_channel(contract).model_copy(update={"topic": COMMAND_TOPIC})
+    command = action_channel(contract)
+    driven = [command.model_copy(update={"topic": topic, "name": topic.replace("/", "_")}) for topic in COMMAND_TOPICS]
     store = bag.store()
     decoders: dict[str, list[ColumnDecoder]] = {}
-    for channel in (*contract.observation, command):
+    for channel in (*contract.observation, *driven):
         name = bag.resolve(channel.topic)
         if name is not None and bag.connections[name].type == channel.type:
             decoders.setdefault(name, []).append(ColumnDecoder(channel, channel.type, store))
@@ -197,8 +198,8 @@ def _receptions(bag: Bag, contract: Contract) -> tuple[dict[int, int], ChannelCo
     commands = ColumnDecoder(command, command.type, store).columns()
     for decoder in (d for ds in decoders.values() for d in ds):
         columns = decoder.columns()
-        if decoder.channel.name == command.name:
-            commands = columns
+        if decoder.channel.topic in COMMAND_TOPICS:
+            commands = max(commands, columns, key=len)  # where two served, the one that served longer
             continue
         # With several channels an observation is whole when the last of them has come.
         for stamp, received in zip(columns.stamp.tolist(), columns.received.tolist(), strict=True):
@@ -230,12 +231,17 @@ def _plans(bag: Bag, contract: Contract, episode: Episode, stamp: NDArray[np.int
     return [plans[tick] for tick in sorted(plans)]
 
 
+def controllers(directory: Path) -> list[Path]:
+    """Where the controllers of a run lie, the one that drove the evaluation first, then the newest."""
+    return [directory / "controller.onnx", *sorted((directory / "models").glob("*/controller.onnx"), reverse=True)]
+
+
 def _plan_period(record: RunRecord) -> float:
     """Time between the rows of a plan: from the controller, or as the open-loop figures have it, or the control period."""
-    path = record.directory / "controller.onnx"
-    if not path.is_file():
-        record.remarks.append(f"{path}: not there")
-    for candidate in (path, *sorted((record.directory / "models").glob("*/controller.onnx"), reverse=True)):
+    candidates = controllers(record.directory)
+    if not candidates[0].is_file():
+        record.remarks.append(f"{candidates[0]}: not there")
+    for candidate in candidates:
         period = _noted_plan_period(candidate, record.remarks) if candidate.is_file() else None
         if period is not None:
             return period
