@@ -30,10 +30,12 @@ def test_the_controller_is_the_policy_alone() -> None:
 
 
 def test_the_shipped_settings_are_valid_and_say_what_they_are_for() -> None:
-    loaded = config.load_policy("mbpo")
-    assert isinstance(loaded, config.MbpoAgentConfig) and loaded.mbpo == MbpoConfig() and loaded.fit.updates_per_step == 20.0
+    loaded, explorer, from_bags = (config.load_as(name, config.MbpoAgentConfig) for name in ("mbpo", "explore", "mbpo_bags"))
+    assert loaded.mbpo.lengths.at(10**6) == 1 and loaded.mbpo.exploration == 0.0 and loaded.fit.updates_per_step == 10.0
+    assert explorer.mbpo.exploration > 0.0
+    assert from_bags.mbpo == MbpoConfig() and from_bags.model_fit.steps > loaded.model_fit.steps  # one fit is all there is
     assert isinstance(config.load_policy("sac"), config.SacAgentConfig)
-    assert [config.is_policy(name) for name in ("mbpo", "sac", "pets")] == [True, True, False]
+    assert [config.is_policy(name) for name in ("mbpo", "mbpo_bags", "explore", "sac", "pets")] == [True] * 4 + [False]
 
 
 @pytest.mark.parametrize(

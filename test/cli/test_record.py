@@ -121,3 +121,11 @@ def test_latencies_and_deadlines_come_from_the_last_diagnostics() -> None:
         episode(1, "running", "evaluate"),
     )
     assert started.deadlines() == (500, 2)
+    # Where a policy drives, what `mpc` counts beside it is not the robot's.
+    served = fed(
+        Record("evaluate", 1, "policy_server"),
+        health("policy_server", deadlines="500", deadline_misses="1"),
+        health("mpc", deadlines="800", deadline_misses="40"),
+    )
+    assert served.deadlines() == (500, 1)
+    assert "policy_server has announced none on policy/controller" in Record("evaluate", 1, "policy_server").awaited()

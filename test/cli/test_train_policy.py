@@ -55,6 +55,9 @@ def test_ctrl_c_and_resume_give_what_an_uninterrupted_training_gives(
     session = ControllerSession.load(tmp_path / "run" / "controller.onnx", contract())
     assert {bag.path for bag in session.metadata.training_bags} == {bag["path"] for bag in metrics["training_bags"]}
     assert len(session.metadata.training_bags) == 2
+    report = (tmp_path / "run" / "report.html").read_text()
+    bag = Path(metrics["training_bags"][0]["path"]).name
+    assert f"{metrics['pessimism']:.4g}" in report and "measured on held-out ticks" in report and bag in report
 
     step, steps = OfflinePolicyTraining.step, []
 
@@ -80,6 +83,7 @@ def test_sac_from_bags_is_warned_of(begin: list[str], tmp_path: Path, capsys: py
     (tmp_path / "agent.yaml").write_text("sac: {layers: 2, width: 24}\nfit: {batch: 32, warm_up: 64}\n")
     assert run(begin) == 0
     assert "warning: sac from bags only guesses" in capsys.readouterr().out
+    assert "Nothing: there is no model" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_no_updates_are_refused(begin: list[str], capsys: pytest.CaptureFixture[str]) -> None:

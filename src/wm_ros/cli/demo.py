@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from wm_ros.bringup.domain import own_domain, present_domain
 from wm_ros.bringup.monitored import MonitoredSystem, SystemFailure
@@ -22,6 +22,7 @@ from wm_ros.cli.record import Record
 from wm_ros.cli.versions import versions
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
+from wm_ros.runtime.agent_kind import SOURCES, kind_of
 from wm_ros.runtime.confinement import inside
 from wm_ros.runtime.signature import signature_path
 
@@ -117,7 +118,7 @@ class _Run:
 
     def _learn(self, console: Console) -> Record:
         options = self._options(mode="lockstep", train=True, episodes=self.demo.episodes)
-        record = Record("train", self.demo.episodes)
+        record = Record("train", self.demo.episodes, self._driver())
         with MonitoredSystem(describe(options), self._logs(LEARN), self.environment) as system:
             self._follow(system, record, console, lambda: record.learned)
         source = inside(self.folder / "models", record.model["path"], "model", "it must be this run's trainer that announces")
@@ -133,7 +134,7 @@ class _Run:
         options = self._options(
             mode="realtime", controller=str(self.controller), evaluate=self.demo.evaluate, first_episode=self.demo.episodes
         )
-        record = Record("evaluate", self.demo.evaluate)
+        record = Record("evaluate", self.demo.evaluate, self._driver())
         with MonitoredSystem(describe(options), self._logs(EVALUATE), self.environment) as system:
             self._follow(system, record, console, _settled(record))
         return record
@@ -161,6 +162,9 @@ class _Run:
             log_level=demo.log_level,  # type: ignore[arg-type]
             **chosen,
         )
+
+    def _driver(self) -> Literal["mpc", "policy_server"]:
+        return "policy_server" if SOURCES[kind_of(self.demo.agent)] == "policy" else "mpc"
 
     def _logs(self, phase: str) -> Path:
         return self.folder / "logs" / phase

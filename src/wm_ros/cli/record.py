@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 LATENCY_KEYS = {"p50": "latency_p50_ms", "p99": "latency_p99_ms", "max": "latency_max_ms"}
 WHOLE = ("truncated", "terminated")
@@ -21,6 +21,8 @@ class Record:
     """train or evaluate: episodes of the other kind are left out."""
     episodes: int
     """How many there will be."""
+    driver: Literal["mpc", "policy_server"] = "mpc"
+    """Node whose controller drives, and whose deadlines count."""
     returns: list[float] = field(default_factory=list)
     ticks: int = 0
     bags: list[str] = field(default_factory=list)
@@ -82,7 +84,7 @@ class Record:
         """What must come next, in words."""
         done = len(self.returns)
         if not self.serving:
-            return "a controller: mpc has announced none on mpc/controller"
+            return f"a controller: {self.driver} has announced none on {self.driver.removesuffix('_server')}/controller"
         if done >= self.episodes:
             if len(self.bags) < self.episodes:
                 return f"bag {len(self.bags) + 1} of {self.episodes} from logger"
@@ -106,7 +108,7 @@ class Record:
         return found
 
     def deadlines(self) -> tuple[int, int]:
-        """Control deadlines and how many of them were missed since the first episode began, as the node that plans counts them.
+        """Control deadlines and how many of them were missed since the first episode began, as the node that drives counts them.
 
         It counts from its start, and says so once a second: the second before the first episode may be in it.
         """
@@ -114,7 +116,7 @@ class Record:
         return now[0] - before[0], now[1] - before[1]
 
     def _counted(self) -> tuple[int, int]:
-        values = self.diagnostics.get("mpc", {}).get("values", {})
+        values = self.diagnostics.get(self.driver, {}).get("values", {})
         return int(_number(values.get("deadlines"), 0)), int(_number(values.get("deadline_misses"), 0))
 
 

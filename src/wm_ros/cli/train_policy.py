@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wm_ros.cli.train import Train
     from wm_ros.training.offline_policy import OfflinePolicyTraining
 
-OUTPUTS = ("controller.onnx", "model.safetensors", "metrics.json", "metrics.csv")
+OUTPUTS = ("controller.onnx", "model.safetensors", "metrics.json", "metrics.csv", "report.html")
 
 
 def train(options: Train, folder: Path, signing_key: SigningKey | None) -> int:
@@ -29,6 +29,9 @@ def train(options: Train, folder: Path, signing_key: SigningKey | None) -> int:
             _learn(training, show)
             show.line("exporting, checking the controller")
             training.finish()
+            from wm_ros.viz.bag_policy_report import write_bag_policy_report
+
+            write_bag_policy_report(folder)
             training.done_with()
         except KeyboardInterrupt:
             with held_back():
@@ -39,7 +42,8 @@ def train(options: Train, folder: Path, signing_key: SigningKey | None) -> int:
             ) from None
     finally:
         show.close()
-    print(f"controller {folder / 'controller.onnx'}\nmetrics    {folder / 'metrics.json'}, metrics.csv")
+    print(f"controller {folder / 'controller.onnx'}\nreport     {folder / 'report.html'}")
+    print(f"metrics    {folder / 'metrics.json'}, metrics.csv")
     return 0
 
 
@@ -50,7 +54,7 @@ def _begun(options: Train, folder: Path, signing_key: SigningKey | None, show: D
 
     if options.updates < 1:
         raise UserError(f"updates: {options.updates} must be at least 1")
-    contract, agent = schema.load(options.contract), config.load_policy(options.agent or "mbpo")
+    contract, agent = schema.load(options.contract), config.load_policy(options.agent or "mbpo_bags")
     paths, nothing = bag_set.find(pattern for patterns in options.bag for pattern in patterns)
     make_folder(folder, (*OUTPUTS, CHECKPOINT))
     show.begin("reading bags", len(paths))
@@ -69,7 +73,7 @@ def _begun(options: Train, folder: Path, signing_key: SigningKey | None, show: D
     if not data.bags:
         raise UserError(f"bag: none of {len(refused)} can train {contract.name}: see above, and `wm-ros bag check`")
     if isinstance(agent, config.SacAgentConfig):
-        show.line("warning: sac from bags only guesses what actions are worth that nobody took, and prefers them: take --agent mbpo")
+        show.line("warning: sac from bags only guesses what actions are worth that nobody took, and prefers them: take --agent mbpo_bags")
     plan = OfflinePolicyPlan(
         contract=contract.canonical_json(),
         agent=agent,

@@ -187,7 +187,7 @@ class DemoState:
             before = self.nodes.get(name)
             health = Health(int(said.get("level", 0)), str(said.get("message", "")), dict(said.get("values", {})), now)
             self.nodes[name] = health
-            if name.rpartition("/")[2] == "mpc" and self.current is not None:
+            if name.rpartition("/")[2] in ("mpc", "policy_server") and self.current is not None:
                 self.current.p50_ms = number(health.values.get("latency_p50_ms"))
                 self.current.p99_ms = number(health.values.get("latency_p99_ms"))
             if (0 if before is None else before.level) != health.level:
