@@ -43,7 +43,7 @@ class Options:
     """Settings of the disagreement: an MBPO file, or the name of one."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of start states, weights and draws."""
-    episodes: int = 15
+    episodes: int = 8
     """Of each run."""
 
 
