@@ -33,6 +33,17 @@ def test_the_page_has_every_seed_their_mean_and_what_was_published(tmp_path: Pat
     assert paths[0].read_text().splitlines()[1] == "0,50000,24000,400.5"
 
 
+def test_times_that_say_nothing_are_left_out_and_frames_to_a_return_are_counted(tmp_path: Path) -> None:
+    runs = [read(training(tmp_path / str(seed), seed, 300.0 + 100 * seed)) for seed in range(2)]
+    paths = write_curve(runs, "x", tmp_path / "results", "", bar=400.5, timed=False, note="Beside other work.")
+    page = paths[3].read_text()
+    assert "| seed | frames | updates | last return | best return | frames to 400.5 |" in page and "\nBeside other work.\n" in page
+    assert "| 0 | 100000 | 49000 | 300 | 400 | 50000 |" in page
+    assert all("train_s" not in metrics for metrics in json.loads(paths[1].read_text()))
+    higher = write_curve(runs, "y", tmp_path / "results", "", bar=500.0)[3].read_text()
+    assert "| 1 | 100000 | 49000 | 400 | 400 | not reached | 200 | 245 |" in higher
+
+
 @pytest.mark.parametrize(
     ("seed", "changed", "said"), [(1, {"contract_hash": "b"}, "another contract_hash"), (0, {}, "not all different")]
 )

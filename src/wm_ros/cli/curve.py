@@ -22,6 +22,12 @@ class Curve:
     """Folder for the files, such as docs/results."""
     name: str = ""
     """Of the files; by default the task's name and the agent's."""
+    bar: float | None = None
+    """Return that the page counts the frames to, for every seed."""
+    timed: bool = True
+    """--no-timed leaves seconds and rates out: for trainings beside other work, whose times say nothing."""
+    note: str = ""
+    """What else the page should say."""
 
     def run(self) -> int:
         """Writes the files."""
@@ -31,6 +37,6 @@ class Curve:
             raise UserError("runs: missing: give the folders of finished trainings")
         runs = [read(folder) for folder in self.runs]
         name = self.name or f"{runs[0][0]['contract'].removeprefix('dm_control_')}_{runs[0][0]['agent']}"
-        for path in write_curve(runs, name, self.results, self.command):
+        for path in write_curve(runs, name, self.results, self.command, bar=self.bar, timed=self.timed, note=self.note):
             print(f"written    {path}")
         return 0

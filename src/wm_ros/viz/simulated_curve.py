@@ -32,7 +32,9 @@ def read(folder: Path) -> Run:
     return metrics, looks
 
 
-def write_curve(runs: list[Run], name: str, directory: Path, command: str) -> list[Path]:
+def write_curve(
+    runs: list[Run], name: str, directory: Path, command: str, *, bar: float | None = None, timed: bool = True, note: str = ""
+) -> list[Path]:
     """Writes `<name>.csv`, `.json`, `.png` and `.md` into `directory`.
 
     Args:
@@ -40,6 +42,9 @@ def write_curve(runs: list[Run], name: str, directory: Path, command: str) -> li
         name: of the files, such as `cartpole_swingup_sac`.
         directory: made where it is not there.
         command: what reproduces one of the runs; `SEED` stands for its seed.
+        bar: return to count the frames to.
+        timed: whether seconds and rates are written.
+        note: a paragraph more for the page.
 
     Raises:
         UserError: the runs are of different tasks or settings, or two have one seed.
@@ -60,11 +65,16 @@ def write_curve(runs: list[Run], name: str, directory: Path, command: str) -> li
         writer.writerow(["seed", "frames", "updates", "mean_return"])
         for metrics, looks in runs:
             writer.writerows([metrics["seed"], r["frames"], r["updates"], f"{float(r['mean_return']):.6g}"] for r in looks)
-    paths[1].write_text(json.dumps([metrics for metrics, _ in runs], indent=1) + "\n", encoding="utf-8")
+    kept = [{k: v for k, v in metrics.items() if timed or k not in _TIMES} for metrics, _ in runs]
+    paths[1].write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     others = published_of(first["contract"])
     _draw(runs, others, paths[2])
-    paths[3].write_text(_page(runs, others, name, command), encoding="utf-8")
+    paths[3].write_text(_page(runs, others, name, command, bar, timed, note), encoding="utf-8")
     return paths
+
+
+_TIMES = ("train_s", "latency_ms")
+"""What a busy machine spoils."""
 
 
 def _points(looks: list[dict[str, str]]) -> list[tuple[float, float]]:
@@ -91,13 +101,20 @@ def _draw(runs: list[Run], others: dict[str, list[tuple[float, float]]], path: P
     figure.savefig(path, dpi=130)
 
 
-def _page(runs: list[Run], others: dict[str, list[tuple[float, float]]], name: str, command: str) -> str:
-    rows = ["| seed | frames | updates | last return | best return | training [s] | updates/s |", "|" + "---|" * 7]
+def _page(
+    runs: list[Run], others: dict[str, list[tuple[float, float]]], name: str, command: str, bar: float | None, timed: bool, note: str
+) -> str:
+    titles = ["seed", "frames", "updates", "last return", "best return"]
+    titles += ([] if bar is None else [f"frames to {bar:g}"]) + (["training [s]", "updates/s"] if timed else [])
+    rows = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for metrics, looks in runs:
         returns = [y for _, y in _points(looks)]
-        speed = metrics["updates"] / max(metrics["train_s"], 1e-9)
-        figures = f"{metrics['updates']} | {returns[-1]:.0f} | {max(returns):.0f} | {metrics['train_s']:.0f} | {speed:.0f}"
-        rows.append(f"| {metrics['seed']} | {metrics['frames']} | {figures} |")
+        figures = [f"{metrics['seed']}", f"{metrics['frames']}", f"{metrics['updates']}", f"{returns[-1]:.0f}", f"{max(returns):.0f}"]
+        if bar is not None:
+            figures.append(next((f"{x:.0f}" for x, y in _points(looks) if y >= bar), "not reached"))
+        if timed:
+            figures += [f"{metrics['train_s']:.0f}", f"{metrics['updates'] / max(metrics['train_s'], 1e-9):.0f}"]
+        rows.append(f"| {' | '.join(figures)} |")
     last = [_points(looks)[-1][1] for _, looks in runs]
     first = runs[0][0]
     versions = ", ".join(f"{package} {version}" for package, version in first["versions"].items())
@@ -107,6 +124,7 @@ def _page(runs: list[Run], others: dict[str, list[tuple[float, float]]], name: s
     text += [f"Mean over seeds of the last evaluation, {first['evaluations']} episodes each: **{statistics.fmean(last):.0f}**.", ""]
     if peers:
         text += ["Published, at the same number of frames:", "", "| method | frames | return |", "|---|---|---|", *peers, ""]
+    text += [note, ""] if note else []
     text += [f"![Return against frames]({name}.png)", ""]
     text += [f"{versions}. Rows: [{name}.csv]({name}.csv); settings and hashes: [{name}.json]({name}.json).", ""]
     return "\n".join(text)
