@@ -2,11 +2,13 @@
 # PYTHON= chooses the interpreter that makes .venv; SEED= seeds the demo.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench soak audit learn-check
+.PHONY: help setup demo test lint bench soak soak-hour audit learn-check
 
 PYTHON ?= python3
 SEED ?= 0
 REPEATS ?= 20
+MINUTES ?= 60
+MODES ?= realtime lockstep
 VENV := .venv
 BIN := $(VENV)/bin
 FLAVOUR := $(or $(ROS_DISTRO),wheels)
@@ -72,7 +74,12 @@ bench: $(STAMP) ## all benchmarks, tables under docs/benchmarks
 	@exec $(BIN)/wm-ros bench all --write docs/benchmarks
 
 soak: $(STAMP) ## every fault of docs/reliability.md, REPEATS=20 times each, about an hour (SEED=0 of the schedule)
-	@cd test && exec ../$(BIN)/python -m fault.soak --repeats $(REPEATS) --seed $(SEED) --write ../docs/reliability.md
+	@cd test && exec ../$(BIN)/python -m fault.soak --repeats $(REPEATS) --seed $(SEED) --write ../docs/reliability.md --results ../docs/results
+
+soak-hour: $(STAMP) ## an hour in real time and one in lockstep under faults of chance (MINUTES=60 MODES="realtime lockstep" SEED=0)
+	@cd test && for mode in $(MODES); do \
+	  ../$(BIN)/python -m fault.long_soak --mode $$mode --minutes $(MINUTES) --seed $(SEED) --write ../docs/reliability.md --results ../docs/results || exit 1; \
+	done
 
 audit: $(STAMP) ## known vulnerabilities of the pinned packages; needs the network
 	@test -x $(VENV)-audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install -q pip-audit; }

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,13 +85,16 @@ class Peer:
 class Process:
     """A node's process; its output is kept for the test."""
 
-    def __init__(self, module: str, namespace: str, log: Path, **parameters: Any) -> None:
+    def __init__(
+        self, module: str, namespace: str, log: Path, *, around: Sequence[str] = (), remap: Sequence[str] = (), **parameters: Any
+    ) -> None:
+        """`around` is put before the command, such as nsenter; `remap` are FROM:=TO."""
         self.log = log
         options = [word for k, v in parameters.items() for word in ("-p", f"{k}:={json.dumps(v) if isinstance(v, bool) else v}")]
-        remaps = ["-r", f"__ns:=/{namespace}", "-r", f"/clock:=/{namespace}/clock"]
+        remaps = ["-r", f"__ns:=/{namespace}", "-r", f"/clock:=/{namespace}/clock", *(word for rule in remap for word in ("-r", rule))]
         with log.open("w") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", f"wm_ros.nodes.{module}", "--ros-args", *remaps, *options],
+                [*around, sys.executable, "-m", f"wm_ros.nodes.{module}", "--ros-args", *remaps, *options],
                 stdout=out,
                 stderr=subprocess.STDOUT,
             )

@@ -9,13 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tiny_controller
 import yaml
+from fault.link import ENVIRONMENT, Link
+from fault.load import Load
 from peer import Peer, Process
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
@@ -30,6 +33,8 @@ from wm_ros.nodes.messages import time_message
 
 RATE_LIMIT = 200.0
 """Newtons per second, so that the limiter is at work while controllers change."""
+LOCKSTEP_TIMEOUT_S = 0.1
+"""After which the gate answers an observation itself, where time waits."""
 PASSING = "tiny:"
 """Name of the controllers of these tests, as commands bear it."""
 
@@ -38,11 +43,30 @@ SensorFault = Callable[[JointState], list[JointState]]
 
 
 @dataclass(frozen=True)
+class Shape:
+    """What a cell is made of, besides gate, controller and robot."""
+
+    plant: str = "thread"
+    """`thread`: sensors come from the harness; `sim`: from the node `sim`."""
+    others: tuple[str, ...] = ()
+    """Nodes that stand around."""
+    linked: bool = False
+    """mpc runs in a network namespace of its own; needs root."""
+    loaded: bool = False
+    """Every processor is kept busy."""
+    lockstep: bool = False
+    """Simulated time waits for commands; with plant `sim` only."""
+
+
+@dataclass(frozen=True)
 class Command:
     """A line of the invariant monitor."""
 
     t_ns: int
+    """When it came, on the steady clock."""
     source: str
+    stamp_ns: int
+    """Of the observation that it answers, on the robot's clock."""
     faults: tuple[str, ...]
 
     @property
@@ -61,6 +85,20 @@ def write_contract(folder: Path) -> Path:
     return path
 
 
+def wide_agent(folder: Path) -> Path:
+    """An agent whose training takes more memory than its first look at the world."""
+    agent = {
+        "pets": {
+            "ensemble": {"members": 5, "elites": 2, "layers": 3, "width": 768},
+            "planner": {"horizon": 2, "candidates": 4, "iterations": 1, "elites": 2, "kept": 1},
+        },
+        "fit": {"steps": 10**6, "check_every": 20, "batch": 256, "patience": 10**6},
+    }
+    path = folder / "agent.yaml"
+    path.write_text(yaml.safe_dump(agent))
+    return path
+
+
 class Cell(Peer):
     """A robot, a gate, a controller, and whatever nodes stand around: each a process, any of which can be harmed and started again.
 
@@ -68,13 +106,18 @@ class Cell(Peer):
     are seen by the invariant monitor, another process. Nodes follow a /clock of this cell's own, which can be made to stand still or jump.
     """
 
-    def __init__(self, name: str, folder: Path, plant: str = "thread", others: Iterable[str] = ()) -> None:
+    def __init__(self, name: str, folder: Path, shape: Shape = Shape(), seed: int = 0) -> None:
+        self.link = Link() if shape.linked else None
+        self._environment = dict(os.environ)
+        if self.link is not None:
+            os.environ.update(ENVIRONMENT)
         super().__init__(name)
+        self.shape = shape
+        self.rng = np.random.default_rng(seed)
         self.folder = folder
         self.contract_file = write_contract(folder)
         self.contract = schema.load(self.contract_file)
         self.period_s = self.contract.control.period_s
-        self.plant = plant
         self.processes: dict[str, Process] = {}
         self.commands: list[Command] = []
         self.serving: list[ControllerNotice] = []
@@ -87,14 +130,23 @@ class Cell(Peer):
         self.noted = 0
         """What a fault's injection leaves for its healing."""
         self._version = 0
-        self._sensors = self.node.create_publisher(JointState, "joint_states", SENSOR_QOS) if plant == "thread" else None
+        self._sensors = self.node.create_publisher(JointState, "joint_states", SENSOR_QOS) if shape.plant == "thread" else None
         self._clock = self.node.create_publisher(Clock, "clock", 10)
         self._models = self.node.create_publisher(String, "model", LATCHED_QOS)
         self._estop = self.node.create_publisher(Bool, "estop", 10)
         self.node.create_subscription(String, "mpc/controller", self._on_controller, LATCHED_QOS)
         self._stopping = threading.Event()
         self._monitor = subprocess.Popen(
-            [sys.executable, "-m", "fault.invariants", str(self.contract_file), "--ros-args", "-r", f"__ns:=/{self.namespace}"],
+            [
+                sys.executable,
+                "-m",
+                "fault.invariants",
+                str(self.contract_file),
+                *(["lockstep"] if shape.lockstep else []),
+                "--ros-args",
+                "-r",
+                f"__ns:=/{self.namespace}",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -103,10 +155,23 @@ class Cell(Peer):
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._read, self._speak)]
         for thread in self._threads:
             thread.start()
-        for node in ("command_gate", "mpc", *(["sim"] if plant == "sim" else []), *others):
-            self.start(node)
-        self.swap()
-        self.arm()
+        self.load: Load | None = None
+        try:
+            for node in self.nodes:
+                self.start(node)
+            self.swap()
+            if shape.lockstep:
+                self.reset()
+            self.arm()
+            self.load = Load() if shape.loaded else None
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Those that a healthy cell runs."""
+        return ("command_gate", "mpc", *(["sim"] if self.shape.plant == "sim" else []), *self.shape.others)
 
     # ---- the robot and its watcher --------------------------------------------------------------------------------
 
@@ -131,7 +196,7 @@ class Cell(Peer):
         for text in self._monitor.stdout:
             line = json.loads(text)
             if "t" in line:
-                self.commands.append(Command(line["t"], line["source"], tuple(line["faults"])))
+                self.commands.append(Command(line["t"], line["source"], line["stamp"], tuple(line["faults"])))
 
     def _on_controller(self, message: String) -> None:
         self.serving.append(announcements.read(ControllerNotice, message.data, "mpc/controller"))
@@ -147,9 +212,26 @@ class Cell(Peer):
     def start(self, node: str, name: str = "", **parameters: Any) -> Process:
         """Starts a node of the system, or starts it again."""
         given: dict[str, Any] = {"contract": self.contract_file, "use_sim_time": node != "sim"}
-        given |= {"mpc": {"threads": 1, "model_folder": self.folder}, "logger": {"directory": self.folder / "bags"}}.get(node, {})
+        if self.shape.lockstep:
+            given |= {"mode": "lockstep", **({"lockstep_timeout_s": LOCKSTEP_TIMEOUT_S} if node == "command_gate" else {})}
+        serving = {"threads": 1, "model_folder": self.folder}
+        given |= {
+            "mpc": serving,
+            "policy_server": serving,
+            "logger": {"directory": self.folder / "bags"},
+            "trainer": {"agent": wide_agent(self.folder), "run_directory": self.folder / "run", "bag_folder": self.folder},
+        }.get(node, {})
         name = name or node
-        process = Process(node, self.namespace, self.folder / f"{name}.log", **given, **parameters)
+        process = Process(
+            node,
+            self.namespace,
+            self.folder / f"{name}.log",
+            around=self.link.inside if self.link is not None and node == "mpc" else (),
+            # What it announces is its own affair here: the controllers of a cell come from the harness.
+            remap=("model:=trained",) if node == "trainer" else (),
+            **given,
+            **parameters,
+        )
         self.processes[name] = process
         return process
 
@@ -186,10 +268,14 @@ class Cell(Peer):
     def arm(self, yes: bool = True) -> None:
         """Until the gate agrees, and commands pass."""
         if not yes:
-            assert self.call(SetBool, "command_gate/arm", SetBool.Request(data=False)).success
+            assert self.ask(SetBool, "command_gate/arm", SetBool.Request(data=False)).success
             return
-        self.wait(lambda: self.call(SetBool, "command_gate/arm", SetBool.Request(data=True)).success, "the gate to arm")
+        self.wait(lambda: self.ask(SetBool, "command_gate/arm", SetBool.Request(data=True)).success, "the gate to arm")
         self.wait_for_passing()
+
+    def reset(self) -> None:
+        """Lets the simulator begin anew, once it is ready for it."""
+        self.wait(lambda: self.ask(Trigger, "sim/reset", Trigger.Request()).success, "the simulator to reset")
 
     def press_estop(self, pressed: bool) -> int:
         """Gives the steady time before it."""
@@ -206,19 +292,19 @@ class Cell(Peer):
             "commands to pass",
         )
 
-    def trigger(self, service: str) -> None:
-        """Calls a Trigger service until somebody answers: a killed server is remembered for a while, and answers nobody."""
-        client = self.node.create_client(Trigger, service)
+    def ask(self, kind: Any, service: str, request: Any) -> Any:
+        """Calls a service until somebody answers: a killed server is remembered for a while, and answers nobody."""
+        client = self.node.create_client(kind, service)
         asked: list[Any] = []
 
-        def answered() -> bool:
+        def answer() -> Any:
             if not asked or time.monotonic() - asked[-1][0] > 1.0:
-                asked.append((time.monotonic(), client.call_async(Trigger.Request())))
-            return any(future.done() for _, future in asked)
+                asked.append((time.monotonic(), client.call_async(request)))
+            return next((future for _, future in asked if future.done()), None)
 
         try:
             self.wait(client.service_is_ready, f"service {service}")
-            self.wait(answered, f"the answer of {service}")
+            return self.wait(answer, f"the answer of {service}").result()
         finally:
             self.node.destroy_client(client)
 
@@ -238,11 +324,18 @@ class Cell(Peer):
             except subprocess.TimeoutExpired:
                 process.process.kill()
                 process.process.wait()
+        if self.load is not None:
+            self.load.close()
         self._monitor.communicate("")
         self._stopping.set()
         for thread in self._threads:
             thread.join()
         super().close()
+        if self.link is not None:
+            self.link.close()
+            for name in ENVIRONMENT:
+                os.environ.pop(name)
+            os.environ.update(self._environment)
 
 
 @dataclass(frozen=True)
@@ -267,9 +360,8 @@ class Scenario:
     """Control periods within which the safe action must come; 0 where it waits for DDS to discover something."""
     quick: bool = False
     """Short enough for the test suite."""
-    plant: str = "thread"
-    others: tuple[str, ...] = ()
-    """Nodes that it needs besides gate and controller."""
+    shape: Shape = Shape()
+    """Of the cell that it needs."""
 
 
 @dataclass(frozen=True)
@@ -308,7 +400,8 @@ def play(cell: Cell, scenario: Scenario, pause_s: float = 0.0) -> Result:
             return next((i for i, c in enumerate(cell.commands) if i >= begin and c.t_ns >= began_ns and c.held in scenario.reasons), 0)
 
         first = cell.wait(named, f"hold for {' or '.join(scenario.reasons)} ({scenario.name})")
-        safe = next(c for c in cell.commands[begin:] if c.t_ns >= began_ns and c.held)  # on a busy machine perhaps for another reason first
+        # On a busy machine perhaps for another reason first; where DDS must discover something first, only the named one is the answer.
+        safe = next(c for c in cell.commands[begin:] if c.t_ns >= began_ns and (c.held if scenario.periods else c.held in scenario.reasons))
         seconds = 1e-9 * (safe.t_ns - began_ns)
         cell.wait(lambda: len(cell.commands) >= first + WATCHED, "more commands")
         wrong += [f"{c.source} passed during the fault" for c in cell.commands[first : first + WATCHED] if not c.held][:1]

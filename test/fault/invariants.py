@@ -26,6 +26,8 @@ class Invariants:
     contract: Contract
     newest_sensor_ns: dict[str, int] = field(default_factory=dict)
     """Topic → newest stamp."""
+    lockstep: bool = False
+    """Time waits for commands: the simulator takes only the answer to its present observation, whatever the age of others."""
     last: tuple[float, ...] | None = None
 
     def sensor(self, topic: str, stamp_ns: int) -> None:
@@ -51,7 +53,7 @@ class Invariants:
                 for j, old, new in zip(joints, last, values, strict=True)
                 if j.rate_limit is not None and abs(new - old) > j.rate_limit * reach + SLACK
             ]
-        if self.newest_sensor_ns:
+        if self.newest_sensor_ns and not self.lockstep:
             age_s = 1e-9 * (min(self.newest_sensor_ns.values()) - stamp_ns)
             # One period more: the newest sample may overtake a command on its way here.
             if age_s > self.contract.safety.max_plan_age_s + self.contract.control.period_s:
@@ -63,7 +65,7 @@ def _within(joint: Any, value: float) -> bool:
     return bool(joint.low - SLACK <= value <= joint.high + SLACK)
 
 
-def main(contract_file: str) -> None:
+def main(contract_file: str, lockstep: bool) -> None:
     """Listens until its input ends."""
     import threading
     import time
@@ -77,7 +79,7 @@ def main(contract_file: str) -> None:
     from wm_ros.nodes.messages import message_class
 
     contract = schema.load(contract_file)
-    invariants = Invariants(contract)
+    invariants = Invariants(contract, lockstep=lockstep)
     rclpy.init(args=sys.argv)
     node = rclpy.create_node("invariants")
 
@@ -85,9 +87,9 @@ def main(contract_file: str) -> None:
         now, source = time.monotonic_ns(), message.header.frame_id
         values = list(getattr(message, contract.action.interface))
         found = invariants.faults(source, list(message.name), values, stamp_ns(message.header.stamp))
-        print(json.dumps({"t": now, "source": source, "faults": found}), flush=True)
+        print(json.dumps({"t": now, "source": source, "stamp": stamp_ns(message.header.stamp), "faults": found}), flush=True)
 
-    node.create_subscription(JointState, contract.action.topic, on_command, 100)
+    node.create_subscription(JointState, contract.action.topic, on_command, 5000)
     for channel in contract.observation:
         node.create_subscription(
             message_class(channel.type),
@@ -105,4 +107,4 @@ def main(contract_file: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2] == "lockstep")

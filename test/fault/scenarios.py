@@ -8,13 +8,20 @@ import signal
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
+import cartpole_bags
+import psutil
 import tiny_controller
-from fault.harness import Cell, Scenario, SensorFault
+from fault.harness import Cell, Scenario, SensorFault, Shape
 from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
+from wm_ros.contract.announcements import Segment
 from wm_ros.contract.assembler import stamp_ns
+from wm_ros.nodes.base import SEGMENT_QOS
 from wm_ros.nodes.messages import time_message
 
 NO_NEWS = ("command_timeout", "stale_observation")
@@ -148,7 +155,6 @@ def again(name: str) -> Callable[[Cell], None]:
 
 
 def controller_again(cell: Cell) -> None:
-    # DDS remembers the killed publisher for about 20 s: until then the gate rightly sees two.
     cell.start("mpc")
     cell.swap()
     cell.wait_for_passing()
@@ -180,7 +186,56 @@ def actuator_held(cell: Cell) -> None:
     cell.start("command_gate")
 
 
-BESIDE = ("logger", "episode_manager", "visualizer")
+def woken_twin(cell: Cell) -> int:
+    """A frozen controller is replaced, drives nothing, and wakes up."""
+    cell.signal("mpc", signal.SIGSTOP)
+    cell.start("mpc", "mpc_2")
+    cell.wait(lambda: cell.commands[-1].held, "hold")
+    cell.wait_for_passing()
+    now = time.monotonic_ns()
+    cell.signal("mpc", signal.SIGCONT)
+    return now
+
+
+def all_again(cell: Cell) -> int:
+    """Every node is killed, and started again in an order of chance."""
+    for name in cell.rng.permutation(cell.nodes):
+        cell.signal(str(name), signal.SIGKILL)
+    for name in cell.rng.permutation(cell.nodes):
+        cell.start(str(name))
+    return time.monotonic_ns()
+
+
+def starved(cell: Cell) -> int:
+    """The trainer may have no more memory than it has, and is given something to learn."""
+    bag = cartpole_bags.write_cartpole(cell.folder / f"bag_{time.monotonic_ns()}", 80, of=cell.contract)
+    cell.fresh_health("trainer", lambda level, text, values: text == "waiting", "a trainer that waits")
+    process = cell.processes["trainer"].process
+    used = psutil.Process(process.pid).memory_info().vms
+    resource.prlimit(process.pid, resource.RLIMIT_AS, (used, resource.RLIM_INFINITY))
+    now = time.monotonic_ns()
+    segment = Segment(path=str(bag), episode=cartpole_bags.state("ended", 80), contract_hash=cell.contract.hash, messages=1, bytes=1)
+    publisher = cell.node.create_publisher(String, "log/segment", SEGMENT_QOS)
+    publisher.publish(String(data=segment.to_json()))
+    cell.wait(lambda: process.poll() is not None, "the trainer to die of it")
+    cell.node.destroy_publisher(publisher)
+    return now
+
+
+def cable_cut(cell: Cell) -> int:
+    assert cell.link is not None
+    now = time.monotonic_ns()
+    cell.link.cut()
+    return now
+
+
+def cable_healed(cell: Cell) -> None:
+    assert cell.link is not None
+    cell.link.heal()
+
+
+TRAINING = Shape(others=("trainer",))
+BESIDE = ("logger", "episode_manager", "visualizer", "policy_server")
 PROCESSES = (
     Scenario("mpc_stopped", "SIGSTOP of mpc", stop("mpc"), "hold", ("command_timeout",), None, go_on("mpc"), quick=True),
     Scenario(
@@ -188,15 +243,30 @@ PROCESSES = (
         heal=both_mended, quick=True,
     ),
     Scenario("mpc_killed", "kill -9 of mpc", kill("mpc"), "hold", ("command_timeout",), ("command_gate", "holding"), controller_again),
+    Scenario(
+        "mpc_woken", "mpc was frozen and replaced by another, and wakes up", woken_twin, "hold", ("two_publishers",), None,
+        lambda cell: ended(cell, "mpc_2"), periods=0.0,
+    ),
     Scenario("gate_stopped", "SIGSTOP of command_gate", stop("command_gate"), "silent", heal=go_on("command_gate"), quick=True),
     Scenario("gate_killed", "kill -9 of command_gate", kill("command_gate"), "silent", heal=again("command_gate"), rearm=True),
-    *(Scenario(f"{n}_stopped", f"SIGSTOP of {n}", stop(n), "serves", heal=go_on(n), others=BESIDE) for n in BESIDE),
-    *(Scenario(f"{n}_killed", f"kill -9 of {n}", kill(n), "serves", heal=again(n), others=BESIDE) for n in BESIDE),
-    Scenario("sim_stopped", "SIGSTOP of sim", stop("sim"), "hold", NO_NEWS, None, go_on("sim"), periods=3.0, plant="sim"),
-    Scenario("sim_killed", "kill -9 of sim", kill("sim"), "hold", NO_NEWS, None, again("sim"), periods=3.0, plant="sim"),
+    *(Scenario(f"{n}_stopped", f"SIGSTOP of {n}", stop(n), "serves", heal=go_on(n), shape=Shape(others=BESIDE)) for n in BESIDE),
+    *(Scenario(f"{n}_killed", f"kill -9 of {n}", kill(n), "serves", heal=again(n), shape=Shape(others=BESIDE)) for n in BESIDE),
+    Scenario("sim_stopped", "SIGSTOP of sim", stop("sim"), "hold", NO_NEWS, None, go_on("sim"), periods=3.0, shape=Shape("sim")),
+    Scenario("sim_killed", "kill -9 of sim", kill("sim"), "hold", NO_NEWS, None, again("sim"), periods=3.0, shape=Shape("sim")),
     Scenario(
         "gate_killed_sim", "kill -9 of command_gate, before the simulated actuator", kill_before_actuator, "silent",
-        heal=actuator_held, rearm=True, plant="sim",
+        heal=actuator_held, rearm=True, shape=Shape("sim"),
+    ),
+    Scenario("trainer_stopped", "SIGSTOP of trainer", stop("trainer"), "serves", heal=go_on("trainer"), shape=TRAINING),
+    Scenario("trainer_killed", "kill -9 of trainer", kill("trainer"), "serves", heal=again("trainer"), shape=TRAINING),
+    Scenario("trainer_starved", "no more memory for the trainer", starved, "serves", heal=again("trainer"), shape=TRAINING),
+    Scenario(
+        "all_killed", "kill -9 of every node, and a start in an order of chance", all_again, "hold", ("disarmed",), None,
+        lambda cell: cell.swap(), rearm=True, periods=0.0, shape=Shape("sim", BESIDE),
+    ),
+    Scenario(
+        "cable_cut", "the network between mpc and the others is cut", cable_cut, "hold", ("command_timeout",), None, cable_healed,
+        shape=Shape(linked=True),
     ),
 )  # fmt: skip
 
@@ -219,13 +289,15 @@ def second_publisher() -> tuple[Callable[[Cell], int], Callable[[Cell], None]]:
 
 def second_stack(cell: Cell) -> int:
     """The mistake takes effect when its controller has started, so that is when time begins."""
+    cell.start("command_gate", "gate_2")
     cell.start("mpc", "mpc_2")
     cell.wait(lambda: cell.node.count_publishers("mpc/command") == 2, "the second controller")
     return min(c.t_ns for c in cell.commands[-3:])
 
 
-def second_stack_ended(cell: Cell) -> None:
-    assert cell.processes.pop("mpc_2").stop() == 0
+def ended(cell: Cell, *names: str) -> None:
+    for name in names:
+        assert cell.processes.pop(name).stop() == 0
 
 
 def estop(cell: Cell) -> int:
@@ -248,8 +320,8 @@ PEOPLE = (
         "two_publishers", "a second publisher on mpc/command", _intrude, "hold", ("two_publishers",), None, _leave, periods=0.0
     ),
     Scenario(
-        "two_stacks", "a second mpc in the same domain and namespace", second_stack, "hold", ("two_publishers",), None, second_stack_ended,
-        periods=0.0,
+        "two_stacks", "a second gate and mpc in the same domain and namespace", second_stack, "hold", ("two_publishers",), None,
+        lambda cell: ended(cell, "mpc_2", "gate_2"), periods=0.0,
     ),
     Scenario("estop", "the e-stop is pressed, and released", estop, "hold", ("estop",), heal=estop_released, rearm=True, quick=True),
     Scenario("disarmed", "somebody disarms", disarm, "hold", ("disarmed",), rearm=True),
@@ -350,7 +422,7 @@ CONTROLLERS = (
 
 def disk_full(cell: Cell) -> int:
     """Files of the logger may not grow any more, which it sees as it would see a full disk."""
-    cell.trigger("logger/start")
+    cell.ask(Trigger, "logger/start", Trigger.Request())
     pid = cell.processes["logger"].process.pid
     now = time.monotonic_ns()
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
@@ -363,8 +435,37 @@ def disk_mended(cell: Cell) -> None:
 
 DISK = (
     Scenario(
-        "disk_full", "the disk is full while recording", disk_full, "serves", (), ("logger", "File too large"), disk_mended, others=BESIDE
+        "disk_full",
+        "the disk is full while recording",
+        disk_full,
+        "serves",
+        (),
+        ("logger", "File too large"),
+        disk_mended,
+        shape=Shape(others=BESIDE),
     ),
 )
 
-SCENARIOS = (*SENSORS, *TIME, *PROCESSES, *PEOPLE, *CONTROLLERS, *DISK)
+# ---- on a busy machine -------------------------------------------------------------------------------------------------
+
+
+def loaded(scenario: Scenario) -> Scenario:
+    shape = replace(scenario.shape, loaded=True)
+    return replace(
+        scenario, name=f"{scenario.name}_loaded", injection=f"{scenario.injection}, every processor busy", shape=shape, quick=False
+    )
+
+
+UNDER_LOAD = (
+    "sensor_dropout",
+    "sensor_nan",
+    "mpc_stopped",
+    "mpc_killed",
+    "gate_stopped",
+    "gate_killed",
+    "sim_stopped",
+    "sim_killed",
+    "estop",
+)
+BASIC = (*SENSORS, *TIME, *PROCESSES, *PEOPLE, *CONTROLLERS, *DISK)
+SCENARIOS = (*BASIC, *(loaded(s) for s in BASIC if s.name in UNDER_LOAD))

@@ -1,4 +1,5 @@
-"""`make soak`: every fault of the table, many times, from a seeded schedule; writes what came of them into docs/reliability.md.
+"""`make soak`: every fault of the table, many times, from a seeded schedule; writes what came of them into docs/reliability.md, and every
+single time into docs/results/faults.csv, with the settings beside it in faults.json.
 
 The schedule (order, and the phase of the control period at which each fault strikes) follows from the seed. Exit status 1 where one outcome
 was wrong, or the invariant monitor saw an unsafe command.
@@ -7,6 +8,8 @@ was wrong, or the invariant monitor saw an unsafe command.
 from __future__ import annotations
 
 import argparse
+import csv
+import json
 import os
 import platform
 import shutil
@@ -18,45 +21,47 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
-from fault.harness import Cell, Result, Scenario, play
+from fault.harness import Cell, Result, Scenario, Shape, play
+from fault.link import why_not
 from fault.scenarios import SCENARIOS
 
 from wm_ros.bringup.domain import own_domain
+from wm_ros.cli.versions import versions
 from wm_ros.contract import schema
 
-BEGIN, END = "<!-- soak -->", "<!-- end of soak -->"
+BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"
 MOST_PAUSE_PERIODS = 3.0
 
 
 def schedule(scenarios: Iterable[Scenario], repeats: int, seed: int) -> list[tuple[Scenario, float]]:
-    """(fault, pause before it in control periods), in groups that share a cell: its plant and nodes."""
+    """(fault, pause before it in control periods), in groups that share the shape of a cell."""
     rng = np.random.default_rng(seed)
-    groups: dict[tuple[str, tuple[str, ...]], list[Scenario]] = {}
+    groups: dict[Shape, list[Scenario]] = {}
     for scenario in scenarios:
-        groups.setdefault((scenario.plant, scenario.others), []).extend([scenario] * repeats)
+        groups.setdefault(scenario.shape, []).extend([scenario] * repeats)
     return [(group[i], float(rng.uniform(0, MOST_PAUSE_PERIODS))) for group in groups.values() for i in rng.permutation(len(group))]
 
 
-def run(planned: list[tuple[Scenario, float]], folder: Path) -> list[Result]:
+def run(planned: list[tuple[Scenario, float]], folder: Path, seed: int = 0) -> list[Result]:
     """Plays the schedule; a cell in which a fault could not be healed is replaced by a new one."""
     results: list[Result] = []
     cell: Cell | None = None
-    shape: tuple[str, tuple[str, ...]] | None = None
     made = 0
     try:
         for number, (scenario, pause) in enumerate(planned):
-            if cell is None or shape != (scenario.plant, scenario.others):
-                if cell is not None:
-                    cell.close()
-                cell, shape, made = None, (scenario.plant, scenario.others), made + 1
-                place = folder / f"cell_{made}"
-                place.mkdir(parents=True)
-                cell = Cell(f"soak_{made}", place, *shape)
             try:
+                if cell is None or cell.shape != scenario.shape:
+                    if cell is not None:
+                        cell.close()
+                    cell, made = None, made + 1
+                    place = folder / f"cell_{made}"
+                    place.mkdir(parents=True)
+                    cell = Cell(f"soak_{made}", place, scenario.shape, seed + made)
                 result = play(cell, scenario, pause * cell.period_s)
             except AssertionError as error:
                 result = Result(scenario, None, (str(error)[:300],))
-                cell.close()
+                if cell is not None:
+                    cell.close()
                 cell = None
             results.append(result)
             took = "" if result.seconds is None else f" {1e3 * result.seconds:.0f} ms"
@@ -70,17 +75,40 @@ def run(planned: list[tuple[Scenario, float]], folder: Path) -> list[Result]:
 
 def table(results: list[Result], scenarios: Iterable[Scenario], period_s: float) -> str:
     """Markdown: a line per fault."""
-    lines = ["| fault | must come of it | as required | median | p95 | max | due within |", "|---|---|---|---|---|---|---|"]
+    lines = ["| fault | must come of it | as required | median | p95 | max | due within | in time |", "|---|---|---|---|---|---|---|---|"]
     for scenario in scenarios:
         mine = [r for r in results if r.scenario is scenario]
         if not mine:
             continue
         times = [1e3 * r.seconds for r in mine if r.seconds is not None]
         figures = [f"{f(times):.0f} ms" for f in (np.median, lambda t: np.quantile(t, 0.95), max)] if times else ["", "", ""]
-        due = f"{1e3 * scenario.periods * period_s:.0f} ms" if scenario.outcome == "hold" and scenario.periods else ""
+        limit = due_ms(scenario, period_s)
+        due = ("", "") if limit is None else (f"{limit:.0f} ms", f"{sum(t <= limit for t in times)} of {len(times)}")
         good = sum(not r.violations for r in mine)
-        lines.append(f"| {scenario.injection} | {outcome(scenario)} | {good} of {len(mine)} | {' | '.join(figures)} | {due} |")
+        cells = [scenario.injection, outcome(scenario), f"{good} of {len(mine)}", *figures, *due]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def due_ms(scenario: Scenario, period_s: float) -> float | None:
+    """Within which time the safe action is promised; None where it waits for something else."""
+    return 1e3 * scenario.periods * period_s if scenario.outcome == "hold" and scenario.periods else None
+
+
+def write_results(folder: Path, results: list[Result], config: dict[str, object], period_s: float) -> None:
+    """faults.csv, a line for each fault that was played, and faults.json, what it was played with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "faults.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["number", "fault", "outcome", "verdict", "ms_to_safe_action", "due_ms", "wrong"])
+        for number, result in enumerate(results, 1):
+            scenario, limit = result.scenario, due_ms(result.scenario, period_s)
+            took = "" if result.seconds is None else f"{1e3 * result.seconds:.2f}"
+            due = "" if limit is None else f"{limit:g}"
+            verdict = "wrong" if result.violations else "as required"
+            rows.writerow([number, scenario.name, scenario.outcome, verdict, took, due, "; ".join(result.violations)])
+    record = {**config, "control_period_s": period_s, "processors": os.cpu_count(), "versions": versions()}
+    (folder / "faults.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def outcome(scenario: Scenario) -> str:
@@ -93,12 +121,15 @@ def outcome(scenario: Scenario) -> str:
     return words + (", until armed again" if scenario.rearm else "") + (f"; `{scenario.told[0]}` tells" if scenario.told else "")
 
 
-def write(page: Path, text: str) -> None:
-    """Puts the text between the page's marks."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
+def write(page: Path, text: str, name: str = "soak") -> None:
+    """Puts the text between the page's marks of that name."""
+    begin, end = BEGIN.format(name), END.format(name)
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise ValueError(f"{page}: has no {begin} … {end}")
     partial = page.with_suffix(".partial")
-    partial.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    partial.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
     partial.replace(page)
 
 
@@ -108,25 +139,43 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the schedule")
     parser.add_argument("--only", default="", help="names of faults, with commas between them; all by default")
     parser.add_argument("--write", type=Path, help="page that takes the table")
+    parser.add_argument("--results", type=Path, help="folder that takes faults.csv and faults.json")
     given = parser.parse_args()
     names = {n.strip() for n in given.only.split(",") if n.strip()}
     unknown = names - {s.name for s in SCENARIOS}
     if unknown:
         parser.error(f"--only: no fault {', '.join(sorted(unknown))}; there are {', '.join(s.name for s in SCENARIOS)}")
     chosen = [s for s in SCENARIOS if not names or s.name in names]
+    missing = why_not()
+    left_out = [s.name for s in chosen if s.shape.linked and missing]
+    chosen = [s for s in chosen if s.name not in left_out]
+    if left_out:
+        print(f"not played: {', '.join(left_out)}: {missing}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="wm_ros_soak_"))
     started = time.monotonic()
     with own_domain(None, "soak") as domain:
-        os.environ.update(ROS_DOMAIN_ID=str(domain), ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST")
-        results = run(schedule(chosen, given.repeats, given.seed), folder)
+        os.environ.update(ROS_DOMAIN_ID=str(domain), ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST", XDG_CACHE_HOME=str(folder / "cache"))
+        results = run(schedule(chosen, given.repeats, given.seed), folder, given.seed)
     wrong = sum(bool(r.violations) for r in results)
     command = f"`make soak REPEATS={given.repeats} SEED={given.seed}`, {datetime.now(timezone.utc):%Y-%m-%d}"
     head = (
         f"{command}, {os.cpu_count()} x {platform.machine()}, Python {platform.python_version()}: {len(results)} faults in "
         f"{(time.monotonic() - started) / 60:.0f} min, {wrong} not as required."
     )
-    text = f"{head}\n\n{table(results, chosen, schema.load('cartpole_swingup').control.period_s)}"
+    if left_out:
+        head += f" Not played: {', '.join(left_out)} ({missing})."
+    period_s = schema.load("cartpole_swingup").control.period_s
+    text = f"{head}\n\n{table(results, chosen, period_s)}"
     print(text)
+    if given.results is not None:
+        config = {
+            "command": command,
+            "repeats": given.repeats,
+            "seed": given.seed,
+            "faults": [s.name for s in chosen],
+            "left_out": left_out,
+        }
+        write_results(given.results, results, config, period_s)
     if given.write is not None:
         write(given.write, text)
     if wrong:

@@ -55,11 +55,11 @@ def test_the_schedule_follows_from_its_seed_and_holds_every_fault_as_often_as_as
 
 
 def test_the_page_takes_the_table_between_its_marks_and_keeps_the_rest(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nlast week's\n{END}\nafter\n")
+    page, begin, end = tmp_path / "page.md", BEGIN.format("soak"), END.format("soak")
+    page.write_text(f"before\n{begin}\nlast week's\n{end}\nafter\n")
     hold = SCENARIOS[0]
     results = [Result(hold, 0.030, ()), Result(hold, 0.050, ("wrong",))]
     write(page, table(results, SCENARIOS, 0.02))
     text = page.read_text()
-    assert text.startswith(f"before\n{BEGIN}\n| fault |") and text.endswith(f"{END}\nafter\n") and "last week" not in text
-    assert "| 1 of 2 | 40 ms | 49 ms | 50 ms | 60 ms |" in text and text.count("\n| ") == 2
+    assert text.startswith(f"before\n{begin}\n| fault |") and text.endswith(f"{end}\nafter\n") and "last week" not in text
+    assert "| 1 of 2 | 40 ms | 49 ms | 50 ms | 60 ms | 2 of 2 |" in text and text.count("\n| ") == 2

@@ -17,16 +17,18 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.timer import Timer
 
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
+from wm_ros.runtime.realtime import RealTime, enter, locked_bytes, scheduling
 
 SENSOR_QOS = qos_profile_sensor_data
 # Deep: in lockstep the simulator waits for its command only, and runs far ahead of whoever else listens, such as the logger.
@@ -34,6 +36,15 @@ LOCKSTEP_QOS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, hi
 COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
 LATCHED_QOS = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL, history=HistoryPolicy.KEEP_LAST
+)
+# Latched, and DDS itself notices within a second where the process behind it was killed; of every other topic it does so after 20 s.
+SERVING_QOS = QoSProfile(
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    history=HistoryPolicy.KEEP_LAST,
+    liveliness=LivelinessPolicy.AUTOMATIC,
+    liveliness_lease_duration=Duration(seconds=1),
 )
 SEGMENT_QOS = QoSProfile(
     depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL, history=HistoryPolicy.KEEP_LAST
@@ -64,6 +75,15 @@ COMMON = {
 
 
 AWAITS = Param("", "Nodes that must listen before this one begins, with commas between them: who starts late misses nothing then")
+
+
+REAL_TIME = {
+    "realtime_priority": Param(
+        0, "SCHED_FIFO priority of the node's threads, where the system permits it; 0: the ordinary scheduler", low=0, high=98
+    ),
+    "lock_memory": Param(False, "Keep the process's memory in RAM, touched ahead of time, where the system permits it"),
+}
+"""Of the nodes on the control path."""
 
 
 def sensor_qos(mode: str) -> QoSProfile:
@@ -122,6 +142,14 @@ class WmNode(LifecycleNode):
     def param(self, name: str) -> Any:
         """Current value of a parameter."""
         return self.get_parameter(name).value
+
+    def enter_real_time(self) -> None:
+        """Does what the parameters of `REAL_TIME` ask for; the log says what was done and what was not permitted."""
+        settings = RealTime(self.param("realtime_priority"), self.param("lock_memory"))
+        for refusal in enter(settings):
+            self.get_logger().warning(f"{refusal}; going on without")
+        if settings.wanted:
+            self.get_logger().info(f"scheduled as {scheduling()}, {locked_bytes() >> 20} MiB locked")
 
     @property
     def lockstep(self) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from rclpy.event_handler import QoSLivelinessChangedInfo, SubscriptionEventCallbacks, UnsupportedEventTypeError
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, Float64MultiArray
+from std_msgs.msg import Bool, Float64MultiArray, String
 from std_srvs.srv import SetBool
 
 from wm_ros.contract.assembler import stamp_ns
@@ -26,6 +28,7 @@ class CommandGateNode(base.WmNode):
         "source": Param("mpc", "Whose commands pass until `~/select` says otherwise", choices=("mpc", "policy")),
         "lockstep_timeout_s": Param(5.0, "Lockstep: hold answers an observation that has waited this long", low=0.01, high=3600.0),
         "blend_s": Param(0.1, "Commands come back over this time after a hold, and after `~/select`; 0: at once", low=0.0, high=10.0),
+        **base.REAL_TIME,
     }
 
     def __init__(self) -> None:
@@ -37,6 +40,7 @@ class CommandGateNode(base.WmNode):
     # ---- lifecycle --------------------------------------------------------------------------------------------------
 
     def configure(self) -> None:
+        self.enter_real_time()
         contract = self.contract
         self._gate = Gate(contract, self.lockstep, self.param("lockstep_timeout_s"), self.param("blend_s"))
         self._gate.select(self.param("source"))
@@ -64,6 +68,9 @@ class CommandGateNode(base.WmNode):
             )
             for source in sources
         }
+        self._dead: Counter[Source] = Counter()
+        for source in sources:
+            self._watch(source)
         self.create_subscription(Bool, contract.safety.estop_topic, self._on_estop, 10)
         self.create_service(SetBool, "~/arm", self._on_arm)
         self.create_service(SetBool, "~/select", self._on_select)
@@ -72,6 +79,27 @@ class CommandGateNode(base.WmNode):
     def deactivate(self) -> None:
         if self._gate is not None:
             self._send(self._gate.disarm(base.steady_ns()))
+
+    def _watch(self, source: Source) -> None:
+        """Learns of controllers that were killed, long before DDS forgets their publishers.
+
+        Who serves has one publisher of commands and one of `<source>/controller`, which has a lease. It is made after the other, so that a
+        dead one always stands for a dead publisher of commands.
+        """
+
+        def changed(info: QoSLivelinessChangedInfo) -> None:
+            self._dead[source] = info.not_alive_count
+
+        topic = f"{source}/controller"
+        try:
+            events = SubscriptionEventCallbacks(liveliness=changed)
+            self.create_subscription(String, topic, lambda message: None, base.SERVING_QOS, event_callbacks=events)
+        except UnsupportedEventTypeError:
+            self.get_logger().warning("this middleware does not tell who is alive: a killed controller counts until it is forgotten")
+
+    def _living_publishers(self, source: Source) -> int:
+        """Publishers of a controller's commands whose process lives."""
+        return int(self._commands[source].get_publisher_count()) - self._dead[source]
 
     # ---- in ---------------------------------------------------------------------------------------------------------
 
@@ -95,7 +123,7 @@ class CommandGateNode(base.WmNode):
             message.header.frame_id,
             malformed=f"{source}/command fills {other[0]}, the contract wants {interface}" if other else "",
         )
-        outgoing = self._gate.command(source, proposal, now, self._commands[source].get_publisher_count())
+        outgoing = self._gate.command(source, proposal, now, self._living_publishers(source))
         self._send(outgoing)
         if outgoing is not None and not outgoing.reason:
             sent = base.steady_ns()
@@ -109,7 +137,7 @@ class CommandGateNode(base.WmNode):
 
     def _on_watchdog(self) -> None:
         if self.active and self._gate is not None:
-            self._gate.publishers(self._commands[self._gate.source].get_publisher_count())
+            self._gate.publishers(self._living_publishers(self._gate.source))
             self._send(self._gate.tick(base.steady_ns()))
 
     def _on_arm(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:

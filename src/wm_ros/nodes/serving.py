@@ -47,6 +47,7 @@ class ServingNode(base.WmNode):
         "engine": Param("onnxruntime", "What computes the controller; openvino needs the package of that name", choices=ENGINES),
         "precision": Param("f32", "Of the matrix products; bf16 needs engine openvino and is for large networks", choices=PRECISIONS),
         "cpu_affinity": Param("", "Processors for inference, such as 0,2-3; empty: all"),
+        **base.REAL_TIME,
     }
 
     def __init__(self) -> None:
@@ -65,6 +66,7 @@ class ServingNode(base.WmNode):
 
     def configure(self) -> None:
         pin(parse_cpus(self.param("cpu_affinity"), "parameter cpu_affinity"))
+        self.enter_real_time()
         path = self.param("controller")
         inference = Inference(self.param("threads"), self.param("engine"), self.param("precision"))
         key = self.param("trusted_key")
@@ -74,7 +76,7 @@ class ServingNode(base.WmNode):
         self._assembler = Assembler(self.contract)
         self._complaints.clear()
         self._command = self.create_publisher(JointState, f"{self.source}/command", base.command_qos(self.param("mode")))
-        self._serving = self.create_publisher(String, f"{self.source}/controller", base.LATCHED_QOS)
+        self._serving = self.create_publisher(String, f"{self.source}/controller", base.SERVING_QOS)
         self._swap = HotSwap(self.contract, inference, self._loaded, trusted)
         self._loop = ControlLoop(
             self.contract,

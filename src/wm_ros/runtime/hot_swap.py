@@ -11,6 +11,7 @@ from pathlib import Path
 
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
+from wm_ros.runtime import realtime
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.runtime.engine import Inference
 from wm_ros.runtime.signature import TrustedKey
@@ -79,6 +80,7 @@ class HotSwap:
         self._thread.join()
 
     def _work(self) -> None:
+        realtime.leave()
         if self._inference.threads == 1:
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADER_NICE)
