@@ -83,7 +83,7 @@ soak-hour: $(STAMP) ## an hour in real time and one in lockstep under faults of 
 
 audit: $(STAMP) ## known vulnerabilities of the pinned packages; needs the network
 	@test -x $(VENV)-audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install -q pip-audit; }
-	@exec $(VENV)-audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+	@exec $(BIN)/python .ci/audit.py $(VENV)-audit/bin/pip-audit constraints.txt
 
 learn-check: $(STAMP) ## the demo over seeds 0 to 4, held against the bar
 	@exec $(BIN)/wm-ros learn-check --results docs/results

@@ -29,8 +29,8 @@ class Clock(Node):
 
     def __init__(self, contract: schema.Contract) -> None:
         super().__init__("clock")
-        self.latencies_ns: dict[int, int] = {}
-        """Stamp → latency of the first command with it that is no hold."""
+        self.arrivals_ns: dict[int, int] = {}
+        """Stamp → arrival of the first command with it that is no hold."""
         names = list(dict.fromkeys(str(f.joint) for c in contract.observation for f in c.features))
         self._message = JointState(name=names, position=[0.0] * len(names), velocity=[0.0] * len(names))
         self._sensors = self.create_publisher(JointState, contract.observation[0].topic, SENSOR_QOS)
@@ -47,12 +47,11 @@ class Clock(Node):
     def _on_command(self, message: JointState) -> None:
         now = steady_ns()
         if not message.header.frame_id.startswith("hold:"):
-            stamp = stamp_ns(message.header.stamp)
-            self.latencies_ns.setdefault(stamp, now - stamp)
+            self.arrivals_ns.setdefault(stamp_ns(message.header.stamp), now)
 
 
-def measure(node: Clock, rate_hz: float, seconds: float, warm_up_s: float, armed: bool) -> tuple[list[float], int]:
-    """Latencies in milliseconds, and how many samples were sent in that time."""
+def measure(node: Clock, rate_hz: float, seconds: float, warm_up_s: float, armed: bool) -> dict[str, list[int]]:
+    """Steady times in nanoseconds: when each sample was sent, and when its command came; -1 where none came."""
     executor = EventsExecutor()
     executor.add_node(node)
     period_ns = round(1e9 / rate_hz)
@@ -65,7 +64,7 @@ def measure(node: Clock, rate_hz: float, seconds: float, warm_up_s: float, armed
     answer, asked_ns = None, 0
     limit = following + round(START_LIMIT_S * 1e9)
     # Until the first command: the other end starts, and a gate must be armed, once it has seen a sensor.
-    while not node.latencies_ns:
+    while not node.arrivals_ns:
         if steady_ns() > limit:
             raise SystemExit(f"no command came back within {START_LIMIT_S:g} s")
         node.tick()
@@ -86,11 +85,11 @@ def measure(node: Clock, rate_hz: float, seconds: float, warm_up_s: float, armed
         following = max(following + period_ns, steady_ns())
         wait_until(following)
     wait_until(last + round(LAST_ANSWER_S * 1e9))
-    return [node.latencies_ns[s] * 1e-6 for s in sent if s in node.latencies_ns], len(sent)
+    return {"sent_ns": sent, "arrived_ns": [node.arrivals_ns.get(stamp, -1) for stamp in sent]}
 
 
 def main() -> None:
-    """Entry point: writes `{"latency_ms": [...], "sent": n}` to the file `--out`."""
+    """Entry point: writes what `measure` gives to the file `--out`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--contract", required=True)
     parser.add_argument("--seconds", type=float, required=True)
@@ -102,11 +101,11 @@ def main() -> None:
     contract = schema.load(options.contract)
     node = Clock(contract)
     try:
-        latencies, sent = measure(node, contract.control.rate_hz, options.seconds, options.warm_up, options.arm)
+        measured = measure(node, contract.control.rate_hz, options.seconds, options.warm_up, options.arm)
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
-    options.out.write_text(json.dumps({"latency_ms": latencies, "sent": sent}))
+    options.out.write_text(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from wm_ros.agents.explorer import Explorer, ExplorerConfig
 from wm_ros.bringup.domain import own_domain
 from wm_ros.bringup.system import Program
 from wm_ros.cli.failure import RunFailure
@@ -30,7 +31,10 @@ def train(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def loop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return importlib.import_module("benchmarks.loop")
+    module = importlib.import_module("benchmarks.loop")
+    # The smallest real controller: a plan takes seconds to export.
+    monkeypatch.setattr(module, "CONTROLLERS", dict.fromkeys(module.DRIVERS, lambda contract: Explorer(contract, ExplorerConfig())))
+    return module
 
 
 def small(train: ModuleType) -> Any:
@@ -59,8 +63,10 @@ def test_the_loop_is_measured_through_the_real_nodes_and_through_the_echo(loop: 
     with own_domain(None, str(tmp_path)) as domain:
         environment = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
         bench = loop._Bench(tmp_path / "bench", 50.0, 0.5, environment)
-        for latency in (bench.nodes(), bench.echo("single_threaded"), bench.echo("events")):
-            assert 0.0 < latency.p50 <= latency.p99 <= latency.max and 0.0 < latency.answered <= 1.0
+        policy, mpc, echo = bench.nodes("policy", False), bench.nodes("mpc", True), bench.echo("single_threaded", False)
+    assert [set(side.cpu) for side in (policy, mpc, echo)] == [{"command_gate", "policy_server"}, {"command_gate", "mpc"}, {"echo"}]
+    for side in (policy, mpc, echo):
+        assert 0.0 < side.p50 <= side.p99 <= side.p999 <= side.max and 0 <= side.misses <= side.sent and side.jitter_p99 > 0.0
 
 
 def test_an_other_end_that_dies_is_named_with_its_output(loop: ModuleType, tmp_path: Path) -> None:
@@ -69,19 +75,28 @@ def test_an_other_end_that_dies_is_named_with_its_output(loop: ModuleType, tmp_p
         bench = loop._Bench(tmp_path / "bench", 50.0, 0.5, environment)
         dying = Program("dying", (sys.executable, "-c", "raise SystemExit('no such robot')"), required=True)
         with pytest.raises(RunFailure, match=r"dying ended with status 1[\s\S]*no such robot"):
-            bench._run([dying])
+            bench._run([dying], loaded=False)
 
 
-def test_rows_are_medians_over_the_repeats(loop: ModuleType) -> None:
-    def side(*values: float) -> list[Any]:
-        return [loop.Latency(v, 2 * v, 3 * v, 1.0) for v in values]
+def test_the_page_of_the_loop_has_a_line_for_each_run_and_what_came_of_it(loop: ModuleType) -> None:
+    ours = loop.Latency(1.0, 2.0, 3.0, 12.0, 0.25, 2, 1000, {"command_gate": 0.1, "mpc": 0.2})
+    echo = loop.Latency(0.5, 1.0, 1.5, 4.0, 0.125, 0, 1000, {"echo": 0.05})
+    rows = loop._rows("mpc, 100 Hz", ours, echo, {"rate_hz": 100.0, "seconds": 10.0, "load": "none"})
+    assert [(r.name, r.ours, r.peer) for r in rows][1:3] == [("mpc, 100 Hz, p99", 2.0, 1.0), ("mpc, 100 Hz, p99.9", 3.0, 1.5)]
+    figures = "1.00 / 0.50 | 2.00 / 1.00 | 3.00 / 1.50 | 12.00 / 4.00 | 0.25 / 0.12 | 2 of 1000 / 0 | command_gate 10.0 %; mpc 20.0 %"
+    assert f"| mpc, 100 Hz | {figures} |" in loop.page([r.record() for r in rows])
 
-    found = {"ours": side(1.0, 9.0, 2.0), "echo": side(4.0, 1.0, 0.5), "events": side(0.5, 0.5, 0.5)}
-    rows = {r.name: r for r in loop._results(found, {"rate_hz": 100.0, "seconds": 1, "repeats": 3})}
-    assert len(rows) == 6
-    p99 = rows["sensor to command through mpc and gate, 100 Hz, p99"]
-    assert (p99.ours, p99.peer, p99.ratio) == (4.0, 2.0, 0.5) and not p99.higher_is_better
-    assert np.isclose(rows["echo with EventsExecutor.spin_once, 100 Hz, max"].ours, 1.5)
+
+def test_what_is_late_and_what_never_came_are_missed(loop: ModuleType, tmp_path: Path) -> None:
+    bench = loop._Bench.__new__(loop._Bench)
+    bench._contract = tmp_path / "contract.yaml"
+    bench._contract.write_text(loop._at_rate(100.0).canonical_json())
+    sent = [k * 10_000_000 for k in range(5)]
+    latencies = [1_000_000, 3_000_000, 11_000_000, -1, 1_000_000]
+    arrived = [s + late if late >= 0 else -1 for s, late in zip(sent, latencies, strict=True)]
+    found = bench._latency({"sent_ns": sent, "arrived_ns": arrived}, {})
+    assert (found.misses, found.sent, found.max, found.p50) == (2, 5, 11.0, 2.0)
+    assert np.isclose(found.jitter_p99, np.quantile([2.0, 8.0], 0.99))
 
 
 def test_the_logger_is_measured_through_the_node_that_users_run(loop: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

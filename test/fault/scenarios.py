@@ -261,8 +261,8 @@ PROCESSES = (
     Scenario("trainer_killed", "kill -9 of trainer", kill("trainer"), "serves", heal=again("trainer"), shape=TRAINING),
     Scenario("trainer_starved", "no more memory for the trainer", starved, "serves", heal=again("trainer"), shape=TRAINING),
     Scenario(
-        "all_killed", "kill -9 of every node; the time is that of starting all of them again, in an order of chance", all_again, "hold", ("disarmed",), None,
-        lambda cell: cell.swap(), rearm=True, periods=0.0, shape=Shape("sim", BESIDE),
+        "all_killed", "kill -9 of every node; the time is that of starting all of them again, in an order of chance", all_again,
+        "hold", ("disarmed",), None, lambda cell: cell.swap(), rearm=True, periods=0.0, shape=Shape("sim", BESIDE),
     ),
     Scenario(
         "cable_cut", "the network between mpc and the others is cut", cable_cut, "hold", ("command_timeout",), None, cable_healed,

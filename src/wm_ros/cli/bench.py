@@ -27,7 +27,8 @@ BENCHMARKS: dict[str, str] = {
     "sac": "benchmarks.sac:run",
     "train": "benchmarks.train:run",
 }
-"""Name → `module:function`; the function takes `quick: bool` and returns a list of `Result`. Imported when it is run."""
+"""Name → `module:function`; the function takes `quick: bool` and returns a list of `Result`; `page` of the same module, where there is one,
+makes the published page of their records. Imported when it is run."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Bench:
     """Benchmark to run, `all`, or `list`."""
     quick: bool = False
     """Ends within a minute on two cores."""
+    minutes: float | None = None
+    """loop: of each of its runs; 10 s where it is not given."""
     json: bool = False
     """Print a JSON list of records in place of a table."""
     write: Path | None = None
@@ -78,18 +81,22 @@ class Bench:
             print("\n".join(sorted(BENCHMARKS)))
             return 0
         names = sorted(BENCHMARKS) if self.name == "all" else [self.name]
-        functions = {name: _load(name) for name in names}
-        results = {name: [result.record() for result in function(self.quick)] for name, function in functions.items()}
+        if self.minutes is not None and (names != ["loop"] or self.quick or not self.minutes > 0):
+            raise UserError("bench: --minutes is for loop, above 0 and without --quick: wm-ros bench loop --minutes 10")
+        loaded = {name: _load(name) for name in names}
+        options = {} if self.minutes is None else {"minutes": self.minutes}
+        results = {name: [result.record() for result in function(self.quick, **options)] for name, (function, _) in loaded.items()}
         if self.write is not None:
             self.write.mkdir(parents=True, exist_ok=True)
             for name, records in results.items():
-                (self.write / f"{name}.md").write_text(f"# {name}\n\n{table(records)}\n", encoding="utf-8")
+                (self.write / f"{name}.md").write_text(f"# {name}\n\n{loaded[name][1](records)}\n", encoding="utf-8")
         records = [record for group in results.values() for record in group]
         print(json.dumps(records, indent=2) if self.json else table(records))
         return 0
 
 
-def _load(name: str) -> Callable[[bool], list[Result]]:
+def _load(name: str) -> tuple[Callable[..., list[Result]], Callable[[list[dict[str, Any]]], str]]:
+    """What measures, and what makes the page of its records."""
     if name not in BENCHMARKS:
         raise UserError(f"bench {name}: no such benchmark; there are: {', '.join(sorted(BENCHMARKS)) or 'none'}")
     module, _, function = BENCHMARKS[name].partition(":")
@@ -99,7 +106,8 @@ def _load(name: str) -> Callable[[bool], list[Result]]:
         raise UserError("bench: there is no benchmarks/ folder beside this installation: run it from a source checkout")
     if root not in sys.path:
         sys.path.insert(0, root)
-    return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+    found = importlib.import_module(module)
+    return getattr(found, function), getattr(found, "page", table)
 
 
 def table(records: list[dict[str, Any]]) -> str:
