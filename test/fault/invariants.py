@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,8 @@ from wm_ros.contract.schema import Contract
 
 SLACK = 1e-9
 """Of limits, for rounding."""
+REMEMBERED = 1000
+"""Messages of a sensor; this process may be late by less."""
 
 
 @dataclass
@@ -24,18 +27,18 @@ class Invariants:
     """What must hold for the sequence of commands, whatever happens to everything else."""
 
     contract: Contract
-    newest_sensor_ns: dict[str, int] = field(default_factory=dict)
-    """Topic → newest stamp."""
+    seen: dict[str, deque[tuple[int, int]]] = field(default_factory=dict)
+    """Topic → (when it was published, stamp), the newest messages."""
     lockstep: bool = False
     """Time waits for commands: the simulator takes only the answer to its present observation, whatever the age of others."""
     last: tuple[float, ...] | None = None
 
-    def sensor(self, topic: str, stamp_ns: int) -> None:
+    def sensor(self, topic: str, stamp_ns: int, published_ns: int) -> None:
         """A sensor message was seen; also a faulty one."""
-        self.newest_sensor_ns[topic] = max(stamp_ns, self.newest_sensor_ns.get(topic, 0))
+        self.seen.setdefault(topic, deque(maxlen=REMEMBERED)).append((published_ns, stamp_ns))
 
-    def faults(self, source: str, names: list[str], values: list[float], stamp_ns: int) -> list[str]:
-        """What is wrong with a command; empty where nothing is."""
+    def faults(self, source: str, names: list[str], values: list[float], stamp_ns: int, published_ns: int) -> list[str]:
+        """What is wrong with a command, held against what was published before it; empty where nothing is."""
         joints = self.contract.action.joints
         if names != [j.name for j in joints] or len(values) != len(names):
             return [f"joints {names} with {len(values)} values"]
@@ -53,10 +56,12 @@ class Invariants:
                 for j, old, new in zip(joints, last, values, strict=True)
                 if j.rate_limit is not None and abs(new - old) > j.rate_limit * reach + SLACK
             ]
-        if self.newest_sensor_ns and not self.lockstep:
-            age_s = 1e-9 * (min(self.newest_sensor_ns.values()) - stamp_ns)
-            # One period more: the newest sample may overtake a command on its way here.
-            if age_s > self.contract.safety.max_plan_age_s + self.contract.control.period_s:
+        # One period more: the newest sample may be on its way to the gate while the command leaves it.
+        known_ns = published_ns - self.contract.control.period_ns
+        newest = [max((stamp for at, stamp in messages if at <= known_ns), default=0) for messages in self.seen.values()]
+        if newest and not self.lockstep:
+            age_s = 1e-9 * (min(newest) - stamp_ns)
+            if age_s > self.contract.safety.max_plan_age_s:
                 found.append(f"computed from an observation that is {age_s:.3f} s old")
         return found
 
@@ -72,10 +77,11 @@ def main(contract_file: str, lockstep: bool) -> None:
 
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
+    from rclpy.qos import QoSProfile, ReliabilityPolicy
+    from rclpy.subscription import MessageInfo
     from sensor_msgs.msg import JointState
 
     from wm_ros.contract.assembler import stamp_ns
-    from wm_ros.nodes.base import SENSOR_QOS
     from wm_ros.nodes.messages import message_class
 
     contract = schema.load(contract_file)
@@ -83,19 +89,20 @@ def main(contract_file: str, lockstep: bool) -> None:
     rclpy.init(args=sys.argv)
     node = rclpy.create_node("invariants")
 
-    def on_command(message: JointState) -> None:
+    def on_command(message: JointState, info: MessageInfo) -> None:
         now, source = time.monotonic_ns(), message.header.frame_id
         values = list(getattr(message, contract.action.interface))
-        found = invariants.faults(source, list(message.name), values, stamp_ns(message.header.stamp))
+        found = invariants.faults(source, list(message.name), values, stamp_ns(message.header.stamp), info["source_timestamp"])
         print(json.dumps({"t": now, "source": source, "stamp": stamp_ns(message.header.stamp), "faults": found}), flush=True)
 
     node.create_subscription(JointState, contract.action.topic, on_command, 5000)
     for channel in contract.observation:
+
+        def on_sensor(message: Any, info: MessageInfo, topic: str = channel.topic) -> None:
+            invariants.sensor(topic, stamp_ns(message.header.stamp), info["source_timestamp"])
+
         node.create_subscription(
-            message_class(channel.type),
-            channel.topic,
-            lambda m, topic=channel.topic: invariants.sensor(topic, stamp_ns(m.header.stamp)),
-            SENSOR_QOS,
+            message_class(channel.type), channel.topic, on_sensor, QoSProfile(depth=REMEMBERED, reliability=ReliabilityPolicy.BEST_EFFORT)
         )
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
