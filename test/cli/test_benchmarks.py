@@ -63,7 +63,7 @@ def test_the_loop_is_measured_through_the_real_nodes_and_through_the_echo(loop: 
     with own_domain(None, str(tmp_path)) as domain:
         environment = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
         bench = loop._Bench(tmp_path / "bench", 50.0, 0.5, environment)
-        policy, mpc, echo = bench.nodes("policy", False), bench.nodes("mpc", True), bench.echo("single_threaded", False)
+        policy, mpc, echo = bench.nodes("policy", False), bench.nodes("mpc", False), bench.echo("single_threaded", True)
     assert [set(side.cpu) for side in (policy, mpc, echo)] == [{"command_gate", "policy_server"}, {"command_gate", "mpc"}, {"echo"}]
     for side in (policy, mpc, echo):
         assert 0.0 < side.p50 <= side.p99 <= side.p999 <= side.max and 0 <= side.misses <= side.sent and side.jitter_p99 > 0.0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wm_ros.runtime import artifact
+from wm_ros.runtime import artifact, realtime
 from wm_ros.runtime.control_loop import Answer
 from wm_ros.runtime.controller import ControllerSession
 
@@ -77,6 +77,7 @@ class Imagination:
         self._thread.join()
 
     def _work(self) -> None:
+        realtime.leave()
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while True:
