@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from camera_bags import COMPRESSED, RAW, compressed_image, every, raw_image, scene, with_camera, write_with_camera
 from cartpole_bags import JOINT_STATE, PERIOD, START, contract, custom_data, force, joint_state, write_cartpole
 
 from wm_ros.contract import schema
 from wm_ros.data.bag_check import CheckReport, check
 from wm_ros.data.bag_reader import Bag
-from wm_ros.data.bag_writer import BagWriter
+from wm_ros.data.bag_writer import BagOptions, BagWriter
 from wm_ros.data.qos import Qos
 
 NAMES = ["slider", "hinge_1"]
 
 
-def recorded(path: Path, sensors: list[tuple[int, bytes]], commands: list[tuple[int, bytes]]) -> Bag:
+def recorded(
+    path: Path, sensors: list[tuple[int, bytes]], commands: list[tuple[int, bytes]], options: BagOptions | None = None
+) -> Bag:
     """A bag of (time of reception, message)."""
-    writer = BagWriter(path, custom_data(contract()))
+    writer = BagWriter(path, custom_data(contract()), options)
     topics = [writer.add_topic(name, JOINT_STATE, Qos()) for name in ("/joint_states", "/command")]
     for topic, messages in zip(topics, (sensors, commands), strict=True):
         for received, data in messages:
@@ -73,6 +77,44 @@ def test_every_fault_that_was_put_in_is_counted(tmp_path: Path) -> None:
     for words in ("1 gaps longer than 0.1 s", "1 stamps run backwards", "1 messages lack a joint", "not finite", "the units", "100 %"):
         assert words in warnings
     assert report.trainable
+
+
+def flat(report: CheckReport) -> dict[str, Any]:
+    """The figures by their path, to nine digits: sums over blocks round differently."""
+
+    def walk(value: Any, path: str) -> dict[str, Any]:
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+        return {k: v for key, item in items for k, v in walk(item, f"{path}.{key}").items()} or {
+            path: float(f"{value:.9g}") if isinstance(value, float) else value
+        }
+
+    return walk(asdict(report), "")
+
+
+@pytest.mark.parametrize("fault", ["none", "everything", "reception out of order", "camera", "no command", "clock set back"])
+def test_a_bag_too_large_to_be_kept_has_the_same_figures(tmp_path: Path, fault: str) -> None:
+    of = contract()
+    options = BagOptions(chunk_bytes=2000)  # many blocks
+    if fault == "camera":
+        of = with_camera()
+        pictures = every(100, lambda n, stamp: b"no picture" if n == 7 else raw_image(scene(n), stamp=stamp))
+        bag = Bag(write_with_camera(tmp_path / "bag", 100, of, pictures, options=options))
+    else:
+        sensors, commands = [sensor(k) for k in range(200)], [command(k, 10.0 if k % 2 else None) for k in range(199)]
+        if fault == "everything":
+            del sensors[50:60]
+            sensors[10], sensors[20] = sensor(10, shift=-3 * PERIOD), (sensors[20][0], sensors[19][1])
+            sensors[30], sensors[40] = sensor(30, position=[np.nan, 0.0]), sensor(40, names=["slider", "other"])
+        elif fault == "reception out of order":
+            sensors = [(received - (k % 7) * PERIOD, data) for k, (received, data) in enumerate(sensors)]
+        elif fault == "no command":
+            commands = []
+        elif fault == "clock set back":
+            sensors[100:] = [sensor(k, shift=-90 * PERIOD) for k in range(100, 200)]
+        bag = recorded(tmp_path / "bag", sensors, commands, options)
+    whole, bounded = check(bag, of), check(bag, of, whole_bytes=0)
+    assert flat(bounded) == flat(whole)
+    assert bag.path and len(list(bag.blocks())) > 5
 
 
 def test_a_clock_that_was_set_while_recording_is_noticed(tmp_path: Path) -> None:

@@ -6,92 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from wm_ros.contract.assembler import BadMessage
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.images import GREY_ENCODINGS
 from wm_ros.contract.schema import Channel, Contract, ImageFormat
-from wm_ros.data import recorded_steps
-from wm_ros.data.align import episodes_of
+from wm_ros.data import recorded_steps, thin
+from wm_ros.data.align import cut, spans_of
 from wm_ros.data.bag_reader import Bag
-from wm_ros.data.columns import ChannelColumns
-from wm_ros.data.episode import Episode
-from wm_ros.data.images import Images
-from wm_ros.data.recording import CLOCK_JUMP_NS, action_channel, check_contract, find_channels, read_recording
+from wm_ros.data.channel_exam import ChannelExam, ChannelReport, Disorder, ImageReport
+from wm_ros.data.recording import Recording, Sources, action_channel, check_contract, decode, find_channels, read_recording
 
-_NS = 1e9
-_AT_LIMIT = 1e-3
-"""An action this close to a limit, as a fraction of the range, counts as saturated."""
 _MUCH_SATURATED = 0.5
 _MANY_OUTSIDE = 0.01
-
-
-@dataclass(frozen=True)
-class FeatureReport:
-    """The values of one feature."""
-
-    name: str
-    units: str
-    low: float | None
-    """Limit by the contract."""
-    high: float | None
-    minimum: float | None
-    """Seen; None where the channel has no usable message."""
-    maximum: float | None
-    below: int
-    """Values under `low`."""
-    above: int
-    """Values over `high`."""
-    saturated: float | None
-    """Fraction of the commands at a limit; None for sensors."""
-
-
-@dataclass(frozen=True)
-class ImageReport:
-    """The pictures of an image channel."""
-
-    wanted: str
-    """Size and encoding by the contract, such as `84x84 rgb8` (width first)."""
-    seen: dict[str, int]
-    """Size and encoding in the messages → how many."""
-    damaged: int
-    """Pictures that cannot be decoded; the one before is shown in their place."""
-    example: str
-    """What is wrong with the first of them."""
-
-
-@dataclass(frozen=True)
-class ChannelReport:
-    """One channel of the contract in one bag. Times in seconds."""
-
-    name: str
-    topic: str
-    """As recorded; empty where the bag has no such topic."""
-    type: str
-    messages: int
-    """Usable ones."""
-    refused: dict[str, int]
-    """Reason (non_finite, missing_joint, size, names, frame, field, undecodable) → messages that cannot be used."""
-    example: str
-    """What was wrong with the first of them."""
-    rate_hz: float | None
-    jitter_s: float | None
-    """Standard deviation of the distance of stamps, gaps left out."""
-    gaps: int
-    """Distances longer than the channel's limit."""
-    longest_gap_s: float
-    out_of_order: int
-    """Stamps a little older than the one before."""
-    duplicates: int
-    """Stamps equal to the one before."""
-    clock_jumps: int
-    """Stamps that leapt by more than a second while the receiver's clock did not."""
-    delay_s: float | None
-    """Median of reception after stamp; None without header stamps."""
-    features: tuple[FeatureReport, ...]
-    image: ImageReport | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +48,9 @@ class CheckReport:
     problems: tuple[Problem, ...]
 
 
-def check(bag: Bag, contract: Contract, namespace: str = "", *, force: bool = False) -> CheckReport:
+def check(
+    bag: Bag, contract: Contract, namespace: str = "", *, force: bool = False, whole_bytes: int = thin.WHOLE_BYTES
+) -> CheckReport:
     """Examines a bag.
 
     Args:
@@ -131,6 +58,8 @@ def check(bag: Bag, contract: Contract, namespace: str = "", *, force: bool = Fa
         contract: what it is to train.
         namespace: of the robot's topics in the bag.
         force: do not mind another contract in the bag.
+        whole_bytes: columns up to this size are read in one pass and kept; of larger ones no more is in memory than one block and what
+            episodes are made of.
 
     Raises:
         UserError: the bag cannot be read at all.
@@ -142,29 +71,27 @@ def check(bag: Bag, contract: Contract, namespace: str = "", *, force: bool = Fa
         problems += [Problem("error", "", line) for line in str(error).splitlines()]
     sources = find_channels(bag, contract, namespace)
     problems += [Problem("error", name, fault) for name, fault in sources.faults.items()]
-    recording = read_recording(bag, contract, namespace, sources=sources)
+    exams, recording = _examined(bag, contract, namespace, sources, whole_bytes)
     problems += [Problem("warning", "", f"{loss.path}: {loss.reason}: {loss.bytes} bytes are lost") for loss in bag.losses]
     channels = []
-    action = action_channel(contract)
-    for channel in (*contract.observation, action):
-        columns = recording.command if channel is action else recording.channels[channel.name]
-        report = _channel(channel, sources.topics.get(channel.name, ""), columns, contract if channel is action else None)
+    for name, exam in exams.items():
+        report = exam.report(sources.topics.get(name, ""))
         channels.append(report)
-        if channel.name in sources.topics:
-            problems += _problems(channel, report, contract)
-    episodes: list[Episode] = []
+        if name in sources.topics:
+            problems += _problems(exam.channel, report, contract)
+    episodes = steps = 0
     try:
-        episodes = episodes_of(recording, contract, recorded_steps.read(bag, contract, namespace))
+        for episode in cut(recording, contract, recorded_steps.read(bag, contract, namespace)) if recording is not None else ():
+            episodes, steps = episodes + 1, steps + len(episode)
     except UserError as error:
         problems.append(Problem("error", "", str(error)))
-    steps = sum(len(e) for e in episodes)
     if not steps and not any(p.severity == "error" for p in problems):
         problems.append(Problem("error", "", "no step has fresh observations on both sides and a command between them: see the gaps"))
     return CheckReport(
         bag=str(bag.path),
         contract=contract.name,
         trainable=steps > 0 and not any(p.severity == "error" for p in problems),
-        episodes=len(episodes),
+        episodes=episodes,
         steps=steps,
         seconds=steps * contract.control.period_s,
         lost_bytes=sum(loss.bytes for loss in bag.losses),
@@ -174,59 +101,22 @@ def check(bag: Bag, contract: Contract, namespace: str = "", *, force: bool = Fa
     )
 
 
-def _channel(channel: Channel, topic: str, columns: ChannelColumns, contract: Contract | None) -> ChannelReport:
-    step = np.diff(columns.stamp)
-    # A pause of the robot moves both clocks; a simulation that is slower than real time moves the stamps in small steps.
-    leap = (np.abs(step) > CLOCK_JUMP_NS) & (np.abs(step - np.diff(columns.received)) > CLOCK_JUMP_NS)
-    gap = (step > channel.max_age_s * _NS) & ~leap
-    regular = step[(step > 0) & ~gap & ~leap]
-    return ChannelReport(
-        name=channel.name,
-        topic=topic,
-        type=channel.type,
-        messages=len(columns),
-        refused=columns.refused,
-        example=columns.example,
-        rate_hz=float(_NS / regular.mean()) if len(regular) else None,
-        jitter_s=float(regular.std() / _NS) if len(regular) else None,
-        gaps=int(gap.sum()),
-        longest_gap_s=float(step[gap].max() / _NS) if gap.any() else 0.0,
-        out_of_order=int(((step < 0) & ~leap).sum()),
-        duplicates=int((step == 0).sum()),
-        clock_jumps=int(leap.sum()),
-        delay_s=float(np.median(columns.received - columns.stamp) / _NS) if len(columns) and channel.clock == "header" else None,
-        features=tuple(_feature(channel, i, columns.raw[:, i], contract) for i in range(len(channel.features))),
-        image=_image(columns.images) if columns.images is not None else None,
-    )
-
-
-def _image(images: Images) -> ImageReport:
-    """Decodes every picture: nothing less finds the damaged ones."""
-    form = images.store.channel.image
-    assert form is not None
-    faults = [str(shown) for shown in images.store.decode_all(images.where) if isinstance(shown, BadMessage)]
-    return ImageReport(f"{form.width}x{form.height} {form.encoding}", images.seen, len(faults), faults[0] if faults else "")
-
-
-def _feature(channel: Channel, index: int, values: NDArray[np.float64], contract: Contract | None) -> FeatureReport:
-    feature = channel.features[index]
-    low, high, saturated = feature.low, feature.high, None
-    if contract is not None:
-        joint = contract.action.joints[index]
-        low, high = joint.low, joint.high
-        margin = _AT_LIMIT * (high - low)
-        saturated = float(((values <= low + margin) | (values >= high - margin)).mean()) if len(values) else None
-    return FeatureReport(
-        name=feature.name,
-        units=feature.units,
-        low=low,
-        high=high,
-        minimum=float(values.min()) if len(values) else None,
-        maximum=float(values.max()) if len(values) else None,
-        below=int((values < low).sum()) if low is not None else 0,
-        above=int((values > high).sum()) if high is not None else 0,
-        saturated=saturated,
-    )
+def _examined(
+    bag: Bag, contract: Contract, namespace: str, sources: Sources, whole_bytes: int
+) -> tuple[dict[str, ChannelExam], Recording | None]:
+    """Every channel's exam, and what episodes can be cut from; None where a channel of a large bag is missing, so that there are none."""
+    channels = (*contract.observation, action_channel(contract))
+    exams = {c.name: ChannelExam(c, contract if c is channels[-1] else None) for c in channels}
+    if thin.column_bytes(bag, contract, namespace) > whole_bytes:
+        try:
+            decode(bag, contract, namespace, sources=sources, on_columns=lambda name, decoder: exams[name].add(decoder.columns()))
+            return exams, None if sources.faults else thin.read(bag, contract, namespace, spans_of, whole_bytes)
+        except Disorder:
+            exams = {name: ChannelExam(exam.channel, exam.contract) for name, exam in exams.items()}
+    recording = read_recording(bag, contract, namespace, sources=sources)
+    for name, exam in exams.items():
+        exam.add(recording.channels.get(name, recording.command))
+    return exams, recording
 
 
 _REASONS = {

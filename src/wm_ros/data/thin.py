@@ -63,7 +63,7 @@ def read(bag: Bag, contract: Contract, namespace: str, spans_of: Callable[[Recor
     Raises:
         UserError: a topic is not in the bag or has another type.
     """
-    if _column_bytes(bag, contract, namespace) <= whole_bytes:
+    if column_bytes(bag, contract, namespace) <= whole_bytes:
         return read_recording(bag, contract, namespace)
     try:
         return _read(bag, contract, namespace, spans_of)
@@ -71,7 +71,8 @@ def read(bag: Bag, contract: Contract, namespace: str, spans_of: Callable[[Recor
         return read_recording(bag, contract, namespace)
 
 
-def _column_bytes(bag: Bag, contract: Contract, namespace: str) -> int:
+def column_bytes(bag: Bag, contract: Contract, namespace: str) -> int:
+    """How much memory the columns of a bag take whole, by the numbers of messages that it says it has."""
     topics, counts = find_channels(bag, contract, namespace).topics, bag.counts
     channels = {c.name: len(c.features) for c in (*contract.observation, action_channel(contract))}
     return sum(counts.get(topic, 0) * (8 * channels[name] + 16) for name, topic in topics.items())
