@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from small_sac import arm
 from wm_ros.agents.dreamer import DreamerController, imagine, lambda_returns
 from wm_ros.export import controller as export
 from wm_ros.export.template import template
+from wm_ros.contract import schema
+from wm_ros.contract.errors import UserError
+from wm_ros.contract.schema import Contract
 from wm_ros.models.rssm import State
 from wm_ros.runtime.controller import ControllerSession
 
@@ -21,6 +25,15 @@ def controller(version: str = "v3", explore: bool = False) -> DreamerController:
     made = DreamerController(arm(), config(version), explore)
     made.networks.initialize(torch.Generator().manual_seed(5))
     return made
+
+
+def camera_arm(size: int = 16) -> Contract:
+    """The arm with a camera."""
+    data = arm().model_dump(mode="json")
+    image = {"height": size, "width": size, "encoding": "rgb8"}
+    camera = {"name": "front", "topic": "camera/front", "type": "sensor_msgs/msg/Image", "max_age_s": 1.0, "image": image}
+    data["observation"].append(camera)
+    return schema.parse(data, "test")
 
 
 def test_lambda_returns_are_the_average_of_all_n_step_returns() -> None:
@@ -132,6 +145,39 @@ def test_torch_and_onnxruntime_agree_over_a_rollout_of_500_steps(version: str, t
         actions.append(output.action.copy())
         observation = (0.9 * observation + 0.3 * rng.standard_normal(7)).astype(np.float32)
     assert worst < 1e-4 and np.std(actions, axis=0).min() > 1e-3
+
+
+@pytest.mark.parametrize("see", ["all", "images"])
+def test_with_cameras_torch_and_onnxruntime_agree_over_a_rollout_of_500_steps(see: str, tmp_path: Path) -> None:
+    contract, whole = camera_arm(), config()
+    policy = DreamerController(contract, replace(whole, world=replace(whole.world, see=see, image_depth=4)))
+    policy.networks.initialize(torch.Generator().manual_seed(5))
+    written = export.write(tmp_path / "controller.onnx", template(policy, contract), policy, contract, export.Origin(version=1, seed=5))
+    assert written.parity < 1e-4
+    session = ControllerSession.load(tmp_path / "controller.onnx", contract)
+    assert session.metadata.cameras == ("front",)
+    session.reset(9)
+    draws = np.random.Generator(np.random.PCG64(np.random.SeedSequence(9)))
+    rng = np.random.default_rng(3)
+    carry = {name: torch.zeros(shape) for name, shape in policy.carry.items()}
+    worst, actions = 0.0, []
+    for _ in range(500):
+        observation = rng.standard_normal(7).astype(np.float32)
+        picture = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        noise = {"latent": torch.from_numpy(draws.random(4, np.float32))}
+        with torch.no_grad():
+            expected = policy(torch.from_numpy(observation), carry, noise, {"front": torch.from_numpy(picture).unsqueeze(0)})
+        carry = expected["next"]
+        output = session.act(observation, {"front": picture})
+        session.prepare()
+        worst = max(worst, float(np.abs(output.action - expected["action"].numpy()).max()))
+        actions.append(output.action.copy())
+    assert worst < 1e-4 and np.std(actions, axis=0).min() > 1e-3
+
+
+def test_cameras_of_another_size_than_can_be_halved_are_refused() -> None:
+    with pytest.raises(UserError, match=r"dreamer\.world\.see: pictures of 18 x 18: both must be multiples of 4"):
+        DreamerController(camera_arm(size=18), config())
 
 
 def test_a_reset_begins_with_an_empty_carry(tmp_path: Path) -> None:

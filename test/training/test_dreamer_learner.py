@@ -106,9 +106,9 @@ def test_returns_count_in_the_running_range_of_their_percentiles_but_never_in_le
 def test_replay_returns_stop_at_the_ends_of_episodes_and_bootstrap_from_imagination() -> None:
     generator = torch.Generator().manual_seed(3)
     length, discount, weight = 6, 0.9, 0.7
-    data = type(batch())(*(c[3:, :length].clone() for c in vars(batch()).values()))
+    data = batch().each(lambda column: column[3:, :length].clone())
     data.first[0, 3] = True  # rows 0 to 2, cut by time, and 3 to 5
-    data = type(data)(*(c.transpose(0, 1) for c in vars(data).values()))
+    data = data.each(lambda column: column.transpose(0, 1))
     bootstrap, reward = torch.randn((length, 1), generator=generator), data.reward
     returns, last = replay_returns(data, bootstrap, discount, weight)
 

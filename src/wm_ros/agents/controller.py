@@ -17,9 +17,9 @@ class NoiseSpec:
 
 
 class Controller(nn.Module):
-    """A controller as a pure function of observation, carry and noise.
+    """A controller as a pure function of observation, carry and noise, and of pictures where it sees any.
 
-    `forward(observation [O], carry, noise)` gives a dict with `action [A]` in contract units, `next` (the new carry) and whatever of
+    `forward(observation [O], carry, noise)`, with `images` {camera: [1, H, W, C] uint8} behind them where it has cameras, gives a dict with `action [A]` in contract units, `next` (the new carry) and whatever of
     `value`, `plan.action`, `plan.observation`, `plan.spread`, `candidates.observation`, `candidates.return`,
     `plan.iterations`, `ok` the agent has.
     """
@@ -31,6 +31,8 @@ class Controller(nn.Module):
     carry: dict[str, tuple[int, ...]]
     """Name → shape; every carry starts at zero."""
     noise: dict[str, NoiseSpec]
+    images: dict[str, tuple[int, int, int]] = {}
+    """Camera → height, width and colours of the pictures that it is given; each is one more input, named like the contract's channel."""
     plan_period_s: float | None = None
     """Time between the rows of a plan."""
     differentiates: bool = False

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from wm_ros.agents.controller import Controller, NoiseSpec
+from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.models.rssm import RssmConfig, State
 from wm_ros.models.rssm_layers import Mlp, initialize
-from wm_ros.models.rssm_world import RssmWorld, ScalarKind, WorldConfig, scalar
+from wm_ros.models.rssm_world import NO_PICTURES, Pictures, RssmWorld, ScalarKind, WorldConfig, scalar
 
 _MEAN_SCALE, _FIRST_STD, _MIN_STD = 5.0, 5.0, 1e-4
 """Of V1's squashed Gaussian: bound of the mean, deviation to begin with, and its lower bound (its appendix A)."""
@@ -69,6 +70,7 @@ V2 = DreamerConfig(
         reward_layers=4,
         continue_layers=4,
         symlog=False,
+        observation_weight=0.5,
         reward="gaussian",
         dynamics_scale=0.8,
         representation_scale=0.2,
@@ -103,6 +105,7 @@ V1 = DreamerConfig(
         reward_layers=2,
         continue_layers=3,
         symlog=False,
+        observation_weight=0.5,
         reward="gaussian",
         dynamics_scale=1.0,
         representation_scale=1.0,
@@ -174,9 +177,18 @@ class DreamerNetworks(nn.Module):
     """World model, actor and critic. Inside, actions are in half ranges, [-1, 1]."""
 
     def __init__(self, contract: Contract, config: DreamerConfig) -> None:
+        """Untrained networks.
+
+        Raises:
+            UserError: the contract's cameras are not what the settings can see.
+        """
         super().__init__()
         observations, actions = contract.observation_size, contract.action_size
-        self.world = RssmWorld(observations, actions, config.rssm, config.world)
+        images = {name: image.shape for name, image in contract.images.items()}
+        try:
+            self.world = RssmWorld(observations, actions, config.rssm, config.world, images)
+        except ValueError as error:
+            raise UserError(f"contract {contract.name}: dreamer.{error}") from None
         self.actor = Actor(self.world.feature_size, actions, config)
         self.critic = Critic(self.world.feature_size, config)
         low, high = (torch.tensor([getattr(j, side) for j in contract.action.joints]) for side in ("low", "high"))
@@ -274,14 +286,17 @@ class DreamerController(Controller):
         latent = self.networks.world.rssm.latent
         self.carry = {"deter": (config.rssm.deter,), "stoch": (latent.size,), "action": (contract.action_size,)}
         self.noise = {"latent": NoiseSpec((latent.noise,), latent.distribution)}
+        self.images = dict(self.networks.world.images)
         if explore:
             self.noise["action"] = NoiseSpec((contract.action_size,))
         self._explore = explore
 
-    def forward(self, observation: Tensor, carry: dict[str, Tensor], noise: dict[str, Tensor]) -> dict[str, Any]:
+    def forward(
+        self, observation: Tensor, carry: dict[str, Tensor], noise: dict[str, Tensor], images: Pictures = NO_PICTURES
+    ) -> dict[str, Any]:
         networks = self.networks
         before = State(carry["deter"].unsqueeze(0), carry["stoch"].unsqueeze(0))
-        embedded = networks.world.embed(observation.unsqueeze(0))
+        embedded = networks.world.embed(observation.unsqueeze(0), images)
         state = networks.world.rssm.observe_step(before, carry["action"].unsqueeze(0), embedded, noise["latent"].unsqueeze(0))
         mean, std = networks.actor(state.feature)
         action = networks.actor.limited(mean + std * noise["action"] if self._explore else mean)

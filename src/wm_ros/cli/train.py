@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from wm_ros.bringup.interrupt import held_back
-from wm_ros.cli import train_policy, train_sim
+from wm_ros.cli import train_dreamer, train_policy, train_sim
 from wm_ros.cli.display import Display, make_folder
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
@@ -40,7 +40,7 @@ class Train:
     """rosbag2 directories, storage files, folders of bags, or globs. With --resume the bags are those that it began with."""
     agent: str | None = None
     """Agent configuration: a YAML file, or the name of one in config/agents (pets, mbpo, sac, dreamer); by default pets, with
-    --sim sac. Dreamer needs --sim."""
+    --sim sac."""
     seed: int | None = None
     """Of the held-out episodes, the first weights, and every draw; by default 0."""
     resume: bool = False
@@ -48,7 +48,7 @@ class Train:
     holdout: float = 0.1
     """Share of the episodes held out to measure the model, at least one where there are two or more; 0 trains on all."""
     updates: int = 50_000
-    """From bags with mbpo or sac, gradient updates of the policy."""
+    """From bags with mbpo, sac or dreamer, gradient updates of the policy; those of dreamer teach its model too, and take far longer."""
     checkpoint_every: int = 500
     """Gradient steps between checkpoints."""
     threads: int = 1
@@ -88,6 +88,8 @@ class Train:
             return train_sim.train(self, folder, self._key())
         if self._policy(folder):
             return train_policy.train(self, folder, self._key())
+        if self._dreamer(folder):
+            return train_dreamer.train(self, folder, self._key())
         show = Display()
         try:
             training = self._resumed(folder, show) if self.resume else self._begun(folder, show)
@@ -132,6 +134,16 @@ class Train:
         from wm_ros.training.offline_policy import CHECKPOINT, OfflinePolicyPlan
 
         return checkpoint.holds(folder / CHECKPOINT, OfflinePolicyPlan)
+
+    def _dreamer(self, folder: Path) -> bool:
+        if not self.resume:
+            from wm_ros.training import config
+
+            return self.agent is not None and config.is_dreamer(self.agent)
+        from wm_ros.training import checkpoint
+        from wm_ros.training.offline_dreamer import CHECKPOINT, OfflineDreamerPlan
+
+        return checkpoint.holds(folder / CHECKPOINT, OfflineDreamerPlan)
 
     def _check(self) -> None:
         if not self.resume and not (self.contract and any(self.bag)):

@@ -21,7 +21,7 @@ from wm_ros.agents.controller import Controller
 from wm_ros.contract.announcements import ControllerNotice
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
-from wm_ros.export.template import example_inputs, filled, write_atomically
+from wm_ros.export.template import example_images, example_inputs, filled, write_atomically
 from wm_ros.runtime.artifact import METADATA_KEY, Carry, Latency, Metadata, Noise, Parity, TrainingBag
 from wm_ros.runtime.signature import SigningKey, signature_path
 
@@ -121,6 +121,7 @@ def write(
         latency_ms=Latency(p50=p50, p99=p99),
         carry={name: Carry(shape=shape) for name, shape in controller.carry.items()},
         noise={name: Noise(shape=spec.shape, distribution=spec.distribution) for name, spec in controller.noise.items()},
+        cameras=tuple(controller.images),
         plan_period_s=controller.plan_period_s,
         calibration=origin.calibration or {},
     )
@@ -144,12 +145,15 @@ def write(
     return Written(notice, parity, p50, p99, time.monotonic() - started)
 
 
-def _feed(observation: torch.Tensor, carry: dict[str, torch.Tensor], noise: dict[str, torch.Tensor]) -> dict[str, NDArray[np.float32]]:
-    values = {"observation": observation, **{f"carry.{n}": v for n, v in carry.items()}, **{f"noise.{n}": v for n, v in noise.items()}}
+def _feed(
+    observation: torch.Tensor, carry: dict[str, torch.Tensor], noise: dict[str, torch.Tensor], images: dict[str, torch.Tensor]
+) -> dict[str, NDArray[Any]]:
+    values = {"observation": observation, **images, **{f"carry.{n}": v for n, v in carry.items()}}
+    values |= {f"noise.{n}": v for n, v in noise.items()}
     return {name: value.numpy() for name, value in values.items()}
 
 
-def _run(session: onnxruntime.InferenceSession, feed: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+def _run(session: onnxruntime.InferenceSession, feed: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
     taken = {i.name for i in session.get_inputs()}  # an input that the graph does not use is not in it
     results = session.run(None, {name: value for name, value in feed.items() if name in taken})
     return {output.name: np.asarray(value) for output, value in zip(session.get_outputs(), results, strict=True)}
@@ -160,12 +164,14 @@ def parity_errors(session: onnxruntime.InferenceSession, controller: Controller,
     errors = []
     for seed in draws:
         observation, carry, noise = example_inputs(controller, contract, seed)
+        images = example_images(controller, seed)
+        seen = (images,) if images else ()
         with torch.no_grad():
-            carry = controller(observation, carry, noise)["next"]  # a carry as it is in use, not the empty one
-            expected = dict(controller(observation, carry, noise))
+            carry = controller(observation, carry, noise, *seen)["next"]  # a carry as it is in use, not the empty one
+            expected = dict(controller(observation, carry, noise, *seen))
         following = expected.pop("next")
         expected.update({f"next.{n}": v for n, v in following.items()})
-        got = _run(session, _feed(observation, carry, noise))
+        got = _run(session, _feed(observation, carry, noise, images))
         worst = 0.0
         for name, tensor in expected.items():
             ours, theirs = got[name].astype(np.float64), tensor.numpy().astype(np.float64)
@@ -181,7 +187,7 @@ def _parity(session: onnxruntime.InferenceSession, controller: Controller, contr
 
 
 def _latency_ms(session: onnxruntime.InferenceSession, controller: Controller, contract: Contract) -> tuple[float, float, float]:
-    feed = _feed(*example_inputs(controller, contract, seed=0))
+    feed = _feed(*example_inputs(controller, contract, seed=0), example_images(controller, seed=0))
     times = []
     for _ in range(LATENCY_RUNS):
         started = time.perf_counter()

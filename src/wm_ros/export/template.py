@@ -39,10 +39,12 @@ class _Positional(nn.Module):
     def forward(self, observation: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         controller = self._controller[0]
         values = iter(rest)
+        images = {name: next(values) for name in controller.images}
         carry = {name: next(values) for name in controller.carry}
         noise = {name: next(values) for name in controller.noise}
         weights = dict(zip(self._weights, values, strict=True))
-        result = dict(torch.func.functional_call(controller, weights, (observation, carry, noise)))
+        given = (observation, carry, noise, images) if images else (observation, carry, noise)
+        result = dict(torch.func.functional_call(controller, weights, given))
         following = result.pop("next")
         named = {**result, **{f"next.{name}": following[name] for name in controller.carry}}
         self.outputs = list(named)
@@ -67,13 +69,21 @@ def example_inputs(controller: Controller, contract: Contract, seed: int) -> tup
     return observation, carry, noise
 
 
+def example_images(controller: Controller, seed: int) -> dict[str, Tensor]:
+    """Random pictures `[1, H, W, C]` of every camera that it sees."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randint(0, 256, (1, *size), generator=generator, dtype=torch.uint8) for name, size in controller.images.items()}
+
+
 def export(controller: Controller, contract: Contract) -> onnx.ModelProto:
     """Traces the controller into a graph whose weights are inputs called `weights.<name>`; takes seconds."""
     weights = tensors(controller)
     observation, carry, noise = example_inputs(controller, contract, seed=0)
-    arguments = (observation, *carry.values(), *noise.values(), *(w.detach() for w in weights.values()))
+    images = example_images(controller, seed=0)
+    arguments = (observation, *images.values(), *carry.values(), *noise.values(), *(w.detach() for w in weights.values()))
     names = [
         "observation",
+        *images,
         *(f"carry.{n}" for n in carry),
         *(f"noise.{n}" for n in noise),
         *(_PREFIX + n for n in weights),

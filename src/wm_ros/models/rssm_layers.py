@@ -132,6 +132,11 @@ def initialize(module: nn.Module, generator: torch.Generator) -> None:
                 _draw(part.weight, part.in_features, generator)
                 if part.bias is not None:
                     part.bias.zero_()
+            elif isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+                # A place of a transposed convolution is reached by the share of its kernel that its stride leaves.
+                share = part.stride[0] * part.stride[1] if isinstance(part, nn.ConvTranspose2d) else 1
+                _draw(part.weight, part.in_channels * part.kernel_size[0] * part.kernel_size[1] // share, generator)
+                part.bias.zero_()
             elif isinstance(part, BlockGru):
                 for weight in (part.own, part.gates):
                     _draw(weight, weight.shape[1], generator)

@@ -94,9 +94,18 @@ def is_policy(name: str | Path) -> bool:
     return bool({"mbpo", "sac"} & _parts(name))
 
 
+def is_dreamer(name: str | Path) -> bool:
+    """Whether the file is one for Dreamer; what it holds is not looked at.
+
+    Raises:
+        UserError: as for `load_as`.
+    """
+    return "dreamer" in _parts(name)
+
+
 def load_simulated(name: str | Path) -> PolicyConfig | DreamerAgentConfig:
     """`load_as` for a training in simulation: for Dreamer where the file has its part, else `load_policy`."""
-    return load_as(name, DreamerAgentConfig) if "dreamer" in _parts(name) else load_policy(name)
+    return load_as(name, DreamerAgentConfig) if is_dreamer(name) else load_policy(name)
 
 
 def _parts(name: str | Path) -> set[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from wm_ros.agents.dreamer import Critic, DreamerConfig, DreamerNetworks, Imagination, entropy, imagine, lambda_returns, log_density
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
+from wm_ros.data.sequence_buffer import Stretches
 from wm_ros.models.rssm import State
 from wm_ros.models.rssm_world import WorldLosses
 from wm_ros.training.flat_optimizer import FlatOptimizer, OptimizerConfig, flatten
@@ -27,6 +29,8 @@ class DreamerFitConfig:
     """Rows of each stretch."""
     horizon: int = 15
     """Imagined steps."""
+    imagine_last: int = 0
+    """Imagination begins at so many last rows of each stretch, and the critic learns from their replay; 0: at all (V3)."""
     discount: float = 1.0 - 1.0 / 333.0
     """Per control tick."""
     return_lambda: float = 0.95
@@ -54,7 +58,7 @@ class DreamerFitConfig:
     slow_every: int = 1
     """Updates between those times."""
     replay_value: float = 0.3
-    """Weight of the critic's loss on the states of the replay, beside the imagined ones (V3)."""
+    """Weight of the critic's loss on the states of the replay, beside the imagined ones; it reaches the world model too (V3)."""
     explore_noise: float = 0.0
     """Standard deviation of noise on the actions that are recorded, in half ranges (V1)."""
     train_ratio: float = 512.0
@@ -63,6 +67,8 @@ class DreamerFitConfig:
     """Steps with uniformly random actions before the first update."""
     capacity: int = 1_000_000
     """Rows kept; the oldest make room."""
+    memory_bytes: int = 2 << 30
+    """Pictures that take more than this are kept in files in the training's folder."""
     max_skipped: int = 20
     """So many updates in a row without finite losses and gradients end the training."""
 
@@ -76,14 +82,23 @@ class DreamerFitConfig:
         for name in ("slow_rate", "return_rate"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} {getattr(self, name)} must be above 0 and at most 1")
+        if not 0 <= self.imagine_last <= self.length or self.imagine_last == 1:
+            raise ValueError(f"imagine_last {self.imagine_last} must be 0, or from 2 to length {self.length}")
         if min(self.entropy, self.replay_value, self.explore_noise) < 0.0:
             raise ValueError("entropy, replay_value and explore_noise must not be negative")
         if min(self.batch, self.horizon, self.slow_every, self.max_skipped) < 1 or self.length < 2:
             raise ValueError("batch, horizon, slow_every and max_skipped must be at least 1, length at least 2")
+        if self.memory_bytes < 0:
+            raise ValueError("memory_bytes must not be negative")
         if self.warm_up < self.length:
             raise ValueError(f"warm_up {self.warm_up} must be at least length {self.length}: stretches are drawn from it")
         if self.capacity < self.warm_up:
             raise ValueError(f"capacity {self.capacity} must be at least warm_up {self.warm_up}")
+
+    @property
+    def started_from(self) -> int:
+        """Rows of each stretch at which imagination begins."""
+        return self.imagine_last or self.length
 
     @property
     def updates_per_step(self) -> float:
@@ -143,6 +158,19 @@ class SequenceBatch:
     """[B, L] bool."""
     first: Tensor
     """[B, L] bool."""
+    images: dict[str, Tensor] = field(default_factory=dict)
+    """Camera → [B, L, H, W, C] uint8."""
+
+    @classmethod
+    def of(cls, drawn: Stretches) -> SequenceBatch:
+        """The same data as tensors."""
+        columns = {f.name: torch.from_numpy(getattr(drawn, f.name)) for f in fields(cls) if f.name != "images"}
+        return cls(**columns, images={name: torch.from_numpy(frames) for name, frames in drawn.images.items()})
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> SequenceBatch:
+        """All columns, changed."""
+        columns = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "images"}
+        return SequenceBatch(**columns, images={name: change(image) for name, image in self.images.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,9 +180,9 @@ class Noise:
     posterior: Tensor
     """[L, B, G], of the latents along the data."""
     prior: Tensor
-    """[H, L B, G], of the imagined ones."""
+    """[H, N, G], of the imagined ones: N = K B states, at K rows of each stretch."""
     action: Tensor
-    """[H, L B, A], standard normal, of the imagined actions."""
+    """[H, N, A], standard normal, of the imagined actions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +225,7 @@ class DreamerLearner:
         """For one update."""
         fit, latent, actions = self.fit, self.networks.world.rssm.latent, len(self.networks.action_half)
         draw = torch.rand if latent.distribution == "uniform" else torch.randn
-        states = fit.batch * fit.length
+        states = fit.batch * fit.started_from
         return Noise(
             draw((fit.length, fit.batch, latent.noise), generator=generator),
             draw((fit.horizon, states, latent.noise), generator=generator),
@@ -211,16 +239,17 @@ class DreamerLearner:
             UserError: `max_skipped` updates in a row had losses or gradients that are not finite.
         """
         networks = self.networks
-        data = SequenceBatch(*(column.transpose(0, 1) for column in vars(batch).values()))
+        data = batch.each(lambda column: column.transpose(0, 1))
         start = networks.world.rssm.start(batch.observation.shape[0])
         action = networks.to_half_ranges(data.action)
-        world, seen = networks.world.loss(start, data.observation, action, data.reward, data.terminated, data.first, noise.posterior)
-        gradients = {"world": self._gradients("world", world.total)}
+        recorded = (data.observation, action, data.reward, data.terminated, data.first)
+        world, seen = networks.world.loss(start, *recorded, noise.posterior, data.images)
 
-        reached = State(seen.state.deter.flatten(0, 1), seen.state.stoch.flatten(0, 1))
+        last = slice(-self.fit.started_from, None)
+        reached = State(seen.state.deter[last].flatten(0, 1), seen.state.stoch[last].flatten(0, 1))
         imagined = imagine(networks, reached, noise.prior, noise.action, through_dynamics=self.fit.reinforce < 1.0)
-        actor, critic, returns, range_ = self._behavior(imagined, data)
-        gradients |= {"actor": self._gradients("actor", actor), "critic": self._gradients("critic", critic)}
+        actor, critic, returns, range_ = self._behavior(imagined, seen.state.feature[last], data.each(lambda column: column[last]))
+        gradients = self._gradients(["actor"], actor) | self._gradients(["world", "critic"], world.total + critic)
 
         losses = {**vars(world), "actor": actor, "critic": critic}
         figures = {**losses, **{f"gradient of the {n}": torch.stack(torch._foreach_norm(g)).norm() for n, g in gradients.items()}}
@@ -239,11 +268,19 @@ class DreamerLearner:
         kept = WorldLosses(*(v.detach() for v in vars(world).values()))
         return DreamerLosses(kept, actor.detach(), critic.detach(), returns.mean(), spread, not finite)
 
-    def _gradients(self, part: str, loss: Tensor) -> list[Tensor]:
-        return list(torch.autograd.grad(loss, self.optimizers[part].parameters))
+    def _gradients(self, parts: list[str], loss: Tensor) -> dict[str, list[Tensor]]:
+        parameters = [p for part in parts for p in self.optimizers[part].parameters]
+        found = iter(torch.autograd.grad(loss, parameters))
+        return {part: [next(found) for _ in self.optimizers[part].parameters] for part in parts}
 
-    def _behavior(self, imagined: Imagination, data: SequenceBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Losses of actor and critic, the imagined returns `[H, N]`, and the new range of the returns."""
+    def _behavior(self, imagined: Imagination, feature: Tensor, data: SequenceBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Losses of actor and critic, the imagined returns `[H, N]`, and the new range of the returns.
+
+        Args:
+            imagined: from the states of the data.
+            feature: [K, B, F], of these states.
+            data: [K, B, ...].
+        """
         fit, networks, kind = self.fit, self.networks, self.networks.critic.kind
         through_dynamics = fit.reinforce < 1.0
         output = networks.critic(imagined.feature.detach())
@@ -274,14 +311,14 @@ class DreamerLearner:
             error = error + kind.loss(output[:-1], kind.mean(slow[:-1]))
         critic = (weight * error).mean()
         if fit.replay_value:
-            critic = critic + fit.replay_value * self._replay_loss(output[0], None if slow is None else slow[0], fixed[0], data)
+            critic = critic + fit.replay_value * self._replay_loss(feature, None if slow is None else slow[0], fixed[0], data)
         return actor, critic, fixed, range_
 
-    def _replay_loss(self, output: Tensor, slow: Tensor | None, imagined: Tensor, data: SequenceBatch) -> Tensor:
-        """The critic's loss on the states of the data; imagination began there, so its outputs are at hand (V3, on critic learning)."""
+    def _replay_loss(self, feature: Tensor, slow: Tensor | None, imagined: Tensor, data: SequenceBatch) -> Tensor:
+        """The critic's loss on the states of the data; the world model learns from it too (V3, on critic learning, and its code)."""
         kind, shape = self.networks.critic.kind, data.reward.shape
         returns, last = replay_returns(data, imagined.view(shape), self.fit.discount, self.fit.return_lambda)
-        output = output.view(*shape, -1)[:-1]
+        output = self.networks.critic(feature[:-1])
         error = kind.loss(output, returns)
         if slow is not None and self.fit.slow_critic == "regularizer":
             error = error + kind.loss(output, kind.mean(slow.view(*shape, -1)[:-1]))
@@ -301,7 +338,7 @@ class DreamerLearner:
         self.skipped += 1
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= self.fit.max_skipped:
-            inputs = {f"the batch's {name}": column for name, column in vars(batch).items()}
+            inputs = {f"the batch's {name}": getattr(batch, name) for name in ("observation", "action", "reward")}
             wrong = [name for name, value in (inputs | figures).items() if not torch.isfinite(value).all()]
             raise UserError(
                 f"{self._skipped_in_a_row} updates in a row were not finite, after {self.updates} that were: {', '.join(wrong)}: "

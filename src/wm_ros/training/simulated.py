@@ -348,16 +348,17 @@ class SimulatedTraining:
 
     def _evaluated(self, path: Path, k: int) -> EpisodeRow:
         session = ControllerSession.load(path, self.contract)
+        robot = world.make(self.contract, self._beside)
 
         def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
-            output = session.act(observation)
+            output = session.act(observation, robot.images())
             if not output.ok:
                 raise UserError(f"{path}: {output.reason}: begin anew with a lower fit.learning_rate")
             return output.action
 
         seed = self.plan.seed + EVALUATION_SEEDS
         session.reset([seed, k])
-        episode = drive(world.make(self.contract, self._beside), act, seed=seed, resets=k)
+        episode = drive(robot, act, seed=seed, resets=k)
         return EpisodeRow(self.frames, "evaluate", k, episode.total_reward, len(episode))
 
     # ---- going on -------------------------------------------------------------------------------------------------

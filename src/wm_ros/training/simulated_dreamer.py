@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from wm_ros.agents.controller import Controller
 from wm_ros.agents.dreamer import DreamerController
 from wm_ros.contract.errors import UserError
+from wm_ros.data.replay import ReplayOptions
 from wm_ros.data.sequence_buffer import SequenceBuffer
 from wm_ros.models.rssm import State
 from wm_ros.sim.fleet import FleetTick
@@ -54,9 +55,12 @@ class DreamerTraining(SimulatedTraining):
                 f"{min(fit.warm_up, capacity) // worlds}: give a larger fit.warm_up and more frames, or fewer simulators"
             )
         self.learner = DreamerLearner(contract, self._settings.dreamer, fit, generator)
-        self._buffer = SequenceBuffer(capacity, contract.observation_size, contract.action_size, worlds)
+        self._cameras = self.learner.networks.world.images
+        options = ReplayOptions(fit.memory_bytes, self.folder / "replay")
+        size = (contract.observation_size, contract.action_size)
+        self._buffer = SequenceBuffer(capacity, *size, worlds, self._cameras, options)
         for i, observation in enumerate(self._fleet.observation):
-            self._buffer.begin(i, observation)
+            self._buffer.begin(i, observation, self._seen_by(i, self._fleet.images))
         begin = self.learner.networks.world.rssm.start(worlds)
         self._carry = {"deter": begin.deter, "stoch": begin.stoch, "action": torch.zeros(worlds, contract.action_size)}
         """Of the policy that acts: its state and last action, in half ranges, one row for each world."""
@@ -65,19 +69,24 @@ class DreamerTraining(SimulatedTraining):
 
     def _take_in(self, action: NDArray[np.float32], tick: FleetTick) -> None:
         for i, (reward, observation, terminated) in enumerate(zip(tick.reward, tick.next_observation, tick.terminated, strict=True)):
-            self._buffer.add(i, action[i], float(reward), observation, bool(terminated))
+            self._buffer.add(i, action[i], float(reward), observation, bool(terminated), self._seen_by(i, tick.next_images))
         for ended in tick.ended:
             world = (ended.resets - 1) % self.plan.simulators  # as `Fleet` counts its resets
-            self._buffer.begin(world, self._fleet.observation[world])
+            self._buffer.begin(world, self._fleet.observation[world], self._seen_by(world, self._fleet.images))
             for held in self._carry.values():
                 held[world] = 0.0
+
+    def _seen_by(self, world: int, images: dict[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
+        """The pictures of one world, of the cameras that the model looks at."""
+        return {name: images[name][world] for name in self._cameras}
 
     @torch.no_grad()
     def _act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
         networks, generator, worlds = self.learner.networks, self._generator, len(observation)
         rssm = networks.world.rssm
         draw = torch.rand if rssm.latent.distribution == "uniform" else torch.randn
-        before, embedded = State(self._carry["deter"], self._carry["stoch"]), networks.world.embed(torch.from_numpy(observation))
+        pictures = {name: torch.from_numpy(self._fleet.images[name]) for name in self._cameras}
+        before, embedded = State(self._carry["deter"], self._carry["stoch"]), networks.world.embed(torch.from_numpy(observation), pictures)
         state = rssm.observe_step(before, self._carry["action"], embedded, draw((worlds, rssm.latent.noise), generator=generator))
         mean, std = networks.actor(state.feature)
         action = networks.actor.limited(mean + std * torch.randn(mean.shape, generator=generator))
@@ -90,8 +99,7 @@ class DreamerTraining(SimulatedTraining):
 
     def _update(self) -> None:
         fit = self._settings.fit
-        drawn = self._buffer.sample(self._rng, fit.batch, fit.length)
-        batch = SequenceBatch(*(torch.from_numpy(column) for column in vars(drawn).values()))
+        batch = SequenceBatch.of(self._buffer.sample(self._rng, fit.batch, fit.length))
         losses = self.learner.update(batch, self.learner.draw_noise(self._generator))
         self.updates += 1
         if not losses.skipped:
