@@ -155,7 +155,7 @@ def test_with_cameras_torch_and_onnxruntime_agree_over_a_rollout_of_500_steps(se
     written = export.write(tmp_path / "controller.onnx", template(policy, contract), policy, contract, export.Origin(version=1, seed=5))
     assert written.parity < 1e-4
     session = ControllerSession.load(tmp_path / "controller.onnx", contract)
-    assert session.metadata.cameras == ("front",)
+    assert session.cameras == ("front",)
     session.reset(9)
     draws = np.random.Generator(np.random.PCG64(np.random.SeedSequence(9)))
     rng = np.random.default_rng(3)

@@ -121,7 +121,6 @@ def write(
         latency_ms=Latency(p50=p50, p99=p99),
         carry={name: Carry(shape=shape) for name, shape in controller.carry.items()},
         noise={name: Noise(shape=spec.shape, distribution=spec.distribution) for name, spec in controller.noise.items()},
-        cameras=tuple(controller.images),
         plan_period_s=controller.plan_period_s,
         calibration=origin.calibration or {},
     )

@@ -351,7 +351,7 @@ class SimulatedTraining:
         robot = world.make(self.contract, self._beside)
 
         def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
-            output = session.act(observation, robot.images())
+            output = session.act(observation, robot.images() if session.cameras else {})
             if not output.ok:
                 raise UserError(f"{path}: {output.reason}: begin anew with a lower fit.learning_rate")
             return output.action
