@@ -12,11 +12,11 @@ from small_dreamer import VERSIONS, config, learner
 from small_sac import arm
 
 from wm_ros.agents.dreamer import DreamerController, imagine, lambda_returns
-from wm_ros.export import controller as export
-from wm_ros.export.template import template
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
+from wm_ros.export import controller as export
+from wm_ros.export.template import template
 from wm_ros.models.rssm import State
 from wm_ros.runtime.controller import ControllerSession
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cartpole_models import contract
+from gl import pictures_or_skip
 from one_thread import one_thread  # noqa: F401
 from small_dreamer import config, fit
 
@@ -28,9 +29,19 @@ def short() -> schema.Contract:
     return schema.parse(data, "test")
 
 
-def plan(frames: int = 240, simulators: int = 2, seed: int = 3) -> SimulatedPlan:
-    agent = DreamerAgentConfig(config(), replace(fit(), train_ratio=8.0))
-    return SimulatedPlan(short().canonical_json(), agent, frames, 160, {"wm_ros": "test"}, seed=seed, simulators=simulators, evaluations=1)
+def watched() -> schema.Contract:
+    """The cart-pole with a camera of 16 x 16 pixels and episodes of 20 ticks."""
+    data = schema.load("cartpole_balance_pixels").model_dump(mode="json")
+    data["episode"]["duration_s"] = 20 * contract().control.period_s
+    data["observation"][1]["image"] = {"height": 16, "width": 16, "encoding": "rgb8"}
+    return schema.parse(data, "test")
+
+
+def plan(frames: int = 240, simulators: int = 2, seed: int = 3, robot: schema.Contract | None = None, see: str = "all") -> SimulatedPlan:
+    networks = replace(config(), world=replace(config().world, see=see, image_depth=2))
+    agent = DreamerAgentConfig(networks, replace(fit(), train_ratio=8.0))
+    text, test = (robot or short()).canonical_json(), {"wm_ros": "test"}
+    return SimulatedPlan(text, agent, frames, 160, test, seed=seed, simulators=simulators, evaluations=1)
 
 
 def run(training: DreamerTraining, steps: int = 10_000) -> DreamerTraining:
@@ -43,6 +54,13 @@ def run(training: DreamerTraining, steps: int = 10_000) -> DreamerTraining:
     return training
 
 
+def folders(root: Path) -> list[Path]:
+    made = [root / name for name in ("whole", "stopped")]
+    for folder in made:
+        folder.mkdir()
+    return made
+
+
 def begin(folder: Path, **changes: int) -> DreamerTraining:
     training = simulated_kinds.begin(plan(**changes), folder)
     assert isinstance(training, DreamerTraining)
@@ -50,12 +68,11 @@ def begin(folder: Path, **changes: int) -> DreamerTraining:
 
 
 def test_a_stop_in_the_middle_of_an_episode_changes_nothing(tmp_path: Path) -> None:
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "stopped").mkdir()
-    whole = run(begin(tmp_path / "whole"))
-    stopped = run(begin(tmp_path / "stopped"), 47)
+    first, second = folders(tmp_path)
+    whole = run(begin(first))
+    stopped = run(begin(second), 47)
     stopped.save()
-    resumed = run(simulated_kinds.resume(tmp_path / "stopped"))  # type: ignore[arg-type]
+    resumed = run(simulated_kinds.resume(second))  # type: ignore[arg-type]
     assert whole.updates == resumed.updates > 10
     expected, found = whole._state(), resumed._state()
     assert expected.keys() == found.keys()
@@ -64,6 +81,24 @@ def test_a_stop_in_the_middle_of_an_episode_changes_nothing(tmp_path: Path) -> N
             assert torch.equal(tensor, found[name]), name
     assert [row.total_reward for row in whole.episodes] == [row.total_reward for row in resumed.episodes]
     assert isinstance(whole.looks[-1], DreamerLook) and whole.looks[-1].observation_loss > 0
+
+
+def test_pixels_are_learned_from_and_drive_and_a_stop_changes_nothing_there_either(tmp_path: Path) -> None:
+    pictures_or_skip()
+    whole, stopped = (simulated_kinds.begin(plan(160, 1, robot=watched(), see="images"), folder) for folder in folders(tmp_path))
+    run(whole)
+    run(stopped, 71)
+    stopped.save()
+    held = stopped._buffer.state()["images.front"]
+    assert held.dtype == np.uint8 and held.shape == (1, 75, 16, 16, 3) and len(np.unique(held[0, 10:20], axis=0)) > 1
+    resumed = run(simulated_kinds.resume(stopped.folder))
+    assert whole.updates == resumed.updates == 5
+    for name, tensor in whole._state().items():
+        if name != "rest":
+            assert torch.equal(tensor, resumed._state()[name]), name
+    resumed.finish()
+    assert ControllerSession.load(resumed.folder / "controller.onnx", watched()).cameras == ("front",)
+    assert resumed.looks[-1].parity < 1e-4
 
 
 def test_the_replay_holds_the_episodes_with_their_borders(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ class NoiseSpec:
 class Controller(nn.Module):
     """A controller as a pure function of observation, carry and noise, and of pictures where it sees any.
 
-    `forward(observation [O], carry, noise)`, with `images` {camera: [1, H, W, C] uint8} behind them where it has cameras, gives a dict with `action [A]` in contract units, `next` (the new carry) and whatever of
-    `value`, `plan.action`, `plan.observation`, `plan.spread`, `candidates.observation`, `candidates.return`,
-    `plan.iterations`, `ok` the agent has.
+    `forward(observation [O], carry, noise)`, with `images` {camera: [1, H, W, C] uint8} behind them where it has cameras, gives a dict
+    with `action [A]` in contract units, `next` (the new carry) and whatever of `value`, `plan.action`, `plan.observation`, `plan.spread`,
+    `candidates.observation`, `candidates.return`, `plan.iterations`, `ok` the agent has.
     """
 
     agent: str

@@ -42,7 +42,7 @@ class WorldConfig:
     symlog: bool = True
     """Observations are compressed on the way in and out (V3)."""
     observation_weight: float = 1.0
-    """Of the squared error of each column or colour. V3's code has 1 (its equation 1 has 1/2); V1 and V2 have unit variance, which is 1/2."""
+    """Of the squared error of each column or colour: 1 in V3's code (1/2 in its equation 1), 1/2 in V1 and V2, which is unit variance."""
     reward: ScalarKind = "twohot"
     """The reward's distribution: two-hot over exponential bins (V3) or of unit variance (V1, V2)."""
     dynamics_scale: float = 1.0

@@ -125,6 +125,12 @@ class DreamerTraining(SimulatedTraining):
     def _normalize(self) -> None:
         """Observations are compressed in the networks, not normalized."""
 
+    def done_with(self) -> None:
+        """See `SimulatedTraining.done_with`; pictures in files go too."""
+        super().done_with()
+        for path in (self.folder / "replay").glob("*.bin"):
+            path.unlink(missing_ok=True)
+
     def _state(self) -> dict[str, torch.Tensor]:
         acting = {f"acting.{name}": held.clone() for name, held in self._carry.items()}
         return super()._state() | acting | {"model_sums": self._model_sums.clone(), "generator": self._generator.get_state()}
