@@ -134,7 +134,7 @@ def test_the_actor_of_each_version_learns_which_action_is_rewarded() -> None:
         trained = learner(version, learning_rate=5e-3, actor_rate=1e-2, critic_rate=5e-3, optimizer=adam)
         generator = torch.Generator().manual_seed(4)
         middle, half = trained.networks.action_middle, trained.networks.action_half
-        for _ in range(100):
+        for _ in range(180 if version == "v3" else 100):  # V3 learns from what an action gave alone, not through the model
             data = batch(int(torch.randint(1 << 30, (), generator=generator)))
             data.first.zero_()
             data.terminated.zero_()
