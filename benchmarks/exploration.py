@@ -134,8 +134,8 @@ def page(rows: list[Row], contract: Contract, options: Options) -> str:
         "",
         f"The pendulum begins hanging and is rewarded only within 8° of upright. {options.episodes} training episodes of "
         f"{contract.episode_ticks} ticks for each run, {len(seeds)} seeds. The reward below is the task's own, collected while learning, "
-        "without the bonus. What is shown is finding: the bonus goes on outweighing the task, so the policy passes through the top and seeks "
-        "on. To stay there, train on with `exploration: 0`.",
+        "without the bonus. What is shown is finding: the bonus goes on outweighing the task, so the policy passes "
+        "through the top and seeks on. That it then learns to stay there is not shown.",
         "",
         "| way | " + " | ".join(f"seed {seed}" for seed in seeds) + " |",
         "|---|" + "---|" * len(seeds),
