@@ -6,18 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from small_dreamer import VERSIONS, config, learner
 from small_sac import arm
 
 from wm_ros.agents.dreamer import DreamerController, imagine, lambda_returns
+from wm_ros.agents.imagined_pictures import GOLDEN, LOOK_AHEAD
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.export import controller as export
-from wm_ros.export.template import template
+from wm_ros.export.template import filled, template
 from wm_ros.models.rssm import State
+from wm_ros.runtime.acting_graph import acting_graph
 from wm_ros.runtime.controller import ControllerSession
 
 
@@ -173,6 +176,46 @@ def test_with_cameras_torch_and_onnxruntime_agree_over_a_rollout_of_500_steps(se
         worst = max(worst, float(np.abs(output.action - expected["action"].numpy()).max()))
         actions.append(output.action.copy())
     assert worst < 1e-4 and np.std(actions, axis=0).min() > 1e-3
+
+
+@pytest.mark.parametrize(("version", "see"), [("v3", "all"), ("v1", "images")])
+def test_what_cameras_will_show_is_imagined_with_the_policys_own_actions(version: str, see: str, tmp_path: Path) -> None:
+    contract, whole = camera_arm(), config(version)
+    policy = DreamerController(contract, replace(whole, world=replace(whole.world, see=see, image_depth=4)))
+    policy.networks.initialize(torch.Generator().manual_seed(5))
+    written = export.write(tmp_path / "controller.onnx", template(policy, contract), policy, contract, export.Origin(version=1, seed=5))
+    assert written.parity < 1e-4
+    session = ControllerSession.load(tmp_path / "controller.onnx", contract)
+    session.act(np.full(7, 0.3, np.float32), {"front": np.full((16, 16, 3), 90, np.uint8)})
+    inputs = session.inputs()
+    imagined = session.imagine(inputs)
+    assert session.imagined_cameras == ("front",) and imagined["imagined_front"].shape == (LOOK_AHEAD, 16, 16, 3)
+    assert ("plan.observation" in imagined) == (see == "all")
+    # One step after the other by hand, from the state that the tick ended in.
+    networks, noise = policy.networks, torch.from_numpy(inputs["noise.latent"])[None]
+    state = State(torch.from_numpy(imagined["next.deter"])[None], torch.from_numpy(imagined["next.stoch"])[None])
+    with torch.no_grad():
+        for row in range(LOOK_AHEAD):
+            action = networks.actor.limited(networks.actor(state.feature)[0])
+            np.testing.assert_allclose(imagined["plan.action"][row], networks.to_contract(action)[0], atol=1e-4)
+            drawn = torch.zeros_like(noise) if version == "v1" else (noise + GOLDEN * (row + 1)) % 1.0
+            state = networks.world.rssm.imagine_step(state, action, drawn)
+            shown = networks.world.decode_images(state)["front"][0].numpy().astype(int)
+            assert np.abs(shown - imagined["imagined_front"][row]).max() <= 1
+            if see == "all":
+                np.testing.assert_allclose(imagined["plan.observation"][row], networks.world.decode(state)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_the_robot_decodes_no_pictures(tmp_path: Path) -> None:
+    contract, whole = camera_arm(), config()
+    policy = DreamerController(contract, replace(whole, world=replace(whole.world, image_depth=4)))
+    graph = filled(template(policy, contract), policy)
+    acting = acting_graph(graph.SerializeToString())
+    assert acting is not None
+    kinds, weights = (lambda m: {n.op_type for n in m.graph.node}), (lambda m: {i.name for i in m.graph.initializer})
+    driving = onnx.load_model_from_string(acting)
+    assert "Loop" in kinds(graph) and not {"Loop", "ConvTranspose"} & kinds(driving) and "Conv" in kinds(driving)
+    assert any("decoder" in name for name in weights(graph)) and not any("decoder" in name for name in weights(driving))
 
 
 def test_cameras_of_another_size_than_can_be_halved_are_refused() -> None:

@@ -35,8 +35,16 @@ class Controller(nn.Module):
     """Camera → height, width and colours of the pictures that it is given; each is one more input, named like the contract's channel."""
     plan_period_s: float | None = None
     """Time between the rows of a plan."""
+    look_ahead: int = 0
+    """Steps of the future that people can be shown; `look_further` makes one of them."""
+    looks_from: dict[str, str] = {}
+    """State of `look_further` → where it begins: `next.<carry>` or `noise.<name>` of the tick."""
     differentiates: bool = False
     """Whether it takes gradients inside (`torch.func`): its graph is then traced through them, which takes longer."""
 
     def forward(self, observation: Tensor, carry: dict[str, Tensor], noise: dict[str, Tensor]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def look_further(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One more step that people are shown: the next state, and a row of `imagined_<camera>`, `plan.action`, `plan.observation`."""
         raise NotImplementedError

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from wm_ros.agents import imagined_pictures
 from wm_ros.agents.controller import Controller, NoiseSpec
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
@@ -287,6 +288,9 @@ class DreamerController(Controller):
         self.carry = {"deter": (config.rssm.deter,), "stoch": (latent.size,), "action": (contract.action_size,)}
         self.noise = {"latent": NoiseSpec((latent.noise,), latent.distribution)}
         self.images = dict(self.networks.world.images)
+        if self.images:
+            self.look_ahead, self.looks_from = imagined_pictures.LOOK_AHEAD, imagined_pictures.begins(self.networks)
+            self.plan_period_s = contract.control.period_s
         if explore:
             self.noise["action"] = NoiseSpec((contract.action_size,))
         self._explore = explore
@@ -303,3 +307,6 @@ class DreamerController(Controller):
         value = networks.critic.kind.steady_mean(networks.critic(state.feature))
         following = {"deter": state.deter[0], "stoch": state.stoch[0], "action": action[0]}
         return {"action": networks.to_contract(action)[0], "value": value[0], "next": following}
+
+    def look_further(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return imagined_pictures.further(self.networks, state)

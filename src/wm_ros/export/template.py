@@ -22,6 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import wm_ros
 from wm_ros.agents.controller import Controller
 from wm_ros.contract.schema import Contract
+from wm_ros.export.look_ahead import with_look_ahead
 
 _PREFIX = "weights."
 _ROOMS_IN_THE_GRAPH = ("agents", "contract", "export", "models", "planners")
@@ -92,7 +93,8 @@ def export(controller: Controller, contract: Contract) -> onnx.ModelProto:
     with torch.no_grad():
         module(*arguments)  # fills in module.outputs
         traced = _without_gradients(module, arguments) if controller.differentiates else module
-    return graph_of(traced, arguments, names, module.outputs)
+    model = graph_of(traced, arguments, names, module.outputs)
+    return with_look_ahead(model, controller, weights, graph_of) if controller.look_ahead else model
 
 
 def graph_of(module: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
