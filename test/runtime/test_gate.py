@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from runtime.gate_bench import MS, Bench, arm_contract, cartpole, joint_state, w
 
 from wm_ros.contract import schema
 from wm_ros.contract.schema import Contract
+from wm_ros.runtime.gate import Gate, Proposal
 
 PERIOD = 20 * MS
 TWO_PERIODS = 2 * PERIOD
@@ -693,3 +695,24 @@ def test_a_transfer_is_forgotten_where_a_simulator_begins_anew() -> None:
     bench.observe(stamp=10**8)  # time runs backwards: another simulator
     sent = bench.command(5.0)
     assert sent is not None and sent.values.tolist() == [5.0]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("order", list(itertools.permutations(["joints", "camera", "command"])), ids="-".join)
+def test_in_lockstep_a_tick_is_answered_once_it_is_whole_in_whatever_order_its_messages_come(every: int, order: tuple[str, ...]) -> None:
+    """After a reset the last picture is seconds old: without waiting, hold would answer whenever the joints come first."""
+    data = with_camera().model_dump(mode="json")
+    data["simulator"]["cameras"] = {"camera": {"camera": "fixed", "every": every}}
+    gate = Gate(schema.parse(data, "test"), lockstep=True)
+    gate.arm()
+    for reset in (10**9, 31 * 10**9):
+        for tick in range(7):
+            stamp = reset + tick * PERIOD
+            do = {
+                "joints": lambda stamp=stamp: gate.sensor("joints", joint_state(stamp, slider=0.0, hinge_1=0.0), stamp),
+                "camera": lambda stamp=stamp: gate.sensor("camera", raw_image(scene(0), stamp=stamp), stamp),
+                "command": lambda stamp=stamp: gate.command("mpc", Proposal(["slider"], [1.0], stamp, "test"), stamp),
+            }
+            sent = [answer for what in order if what != "camera" or tick % every == 0 if (answer := do[what]()) is not None]
+            assert [(o.stamp_ns, o.reason, o.values.tolist()) for o in sent] == [(stamp, "", [1.0])]
+    assert gate.held == 0 and not gate.interventions.total()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -172,3 +173,21 @@ def test_without_gl_the_simulator_says_what_to_install_before_anything_moves(tmp
         process.stop()
     assert "observation.front: no pictures of cartpole.xml" in process.output and "install libegl1" in process.output
     assert "Traceback" not in process.output
+
+
+def test_in_real_time_pictures_show_ticks_of_the_robot(tmp_path: Path) -> None:
+    pictures_or_skip()
+    peer = Peer("seeing")
+    shown: list[Image] = []
+    joints: dict[int, JointState] = {}
+    peer.node.create_subscription(Image, "front/image_raw", shown.append, SENSOR_QOS)
+    peer.node.create_subscription(JointState, "joint_states", lambda m: joints.update({stamp_ns(m.header.stamp): m}), SENSOR_QOS)
+    try:
+        with running("sim", peer.namespace, tmp_path / "log", contract=str(task(tmp_path, every=2))):
+            peer.wait(lambda: len([s for s in shown if stamp_ns(s.header.stamp) in joints]) >= 3, "pictures of heard ticks")
+    finally:
+        peer.close()
+    assert {(s.height, s.width, s.encoding, s.step, s.header.frame_id) for s in shown} == {(24, 32, "rgb8", 96, "front")}
+    stamps = [stamp_ns(s.header.stamp) for s in shown]
+    assert all((later - earlier) % 40_000_000 == 0 and later > earlier for earlier, later in itertools.pairwise(stamps))
+    assert np.ptp(np.asarray(shown[0].data)) > 50

@@ -284,7 +284,8 @@ class Gate:
 
     def _judge(self, proposal: Proposal, now_ns: int) -> Outgoing | None:
         fault = self._fault(now_ns)
-        if self.lockstep and not fault:
+        if self.lockstep and fault in ("", "no_observation", "stale_observation"):
+            # The messages of one tick come in any order: where one of them is still under way, the tick is judged when it is whole.
             if self._pending_stamp is None or proposal.stamp_ns > self._pending_stamp:
                 self._early = proposal
                 return None
