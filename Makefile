@@ -2,12 +2,13 @@
 # PYTHON= chooses the interpreter that makes .venv; SEED= seeds the demo.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench soak soak-hour audit learn-check
+.PHONY: help setup demo test lint bench soak soak-hour fuzz audit learn-check
 
 PYTHON ?= python3
 SEED ?= 0
 REPEATS ?= 20
 MINUTES ?= 60
+INPUTS ?= 100000
 MODES ?= realtime lockstep
 VENV := .venv
 BIN := $(VENV)/bin
@@ -80,6 +81,10 @@ soak-hour: $(STAMP) ## an hour in real time and one in lockstep under faults of 
 	@cd test && for mode in $(MODES); do \
 	  ../$(BIN)/python -m fault.long_soak --mode $$mode --minutes $(MINUTES) --seed $(SEED) --write ../docs/reliability.md --results ../docs/results || exit 1; \
 	done
+
+fuzz: $(STAMP) ## INPUTS=100000 hostile contracts, controllers, announcements and paths, and as many damaged bags, about half an hour (SEED=0)
+	@$(BIN)/python test/fault/fuzz_inputs.py --inputs $(INPUTS) --seed $(SEED)
+	@$(BIN)/python test/fault/fuzz_bags.py --inputs $(INPUTS) --seed $(SEED)
 
 audit: $(STAMP) ## known vulnerabilities of the pinned packages; needs the network
 	@test -x $(VENV)-audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install -q pip-audit; }

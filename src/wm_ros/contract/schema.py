@@ -529,7 +529,7 @@ def load(name: str | Path) -> Contract:
         raise UserError(f"{path}: larger than {MAX_FILE_BYTES} bytes: this is no contract")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except Exception as error:  # not only YAMLError: PyYAML lets through what the conversion of a scalar raises, such as `2026-99-99`
         raise UserError(f"{path}: not readable as YAML: {error}") from None
     return parse(data, str(path))
 
@@ -542,7 +542,7 @@ def from_json(text: str, where: str) -> Contract:
     """
     try:
         data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: the contract is not readable as JSON: {error}") from None
     return parse(data, where)
 

@@ -28,6 +28,8 @@ def inside(folder: str | Path, path: str | Path, where: str, remedy: str) -> Pat
         if not given.is_absolute():
             raise UserError(f"{where}: path {str(path)[:200]!r} is not absolute: ignored")
         real = given.resolve()
+        if real.resolve() != real:  # behind a loop of links the rest of a path is left as it is
+            raise OSError("a loop of links")
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a null character
         raise UserError(f"{where}: path {str(path)[:200]!r}: {error}: ignored") from None
     if real == root or not real.is_relative_to(root):

@@ -53,6 +53,9 @@ def check_self_contained(data: bytes, where: str) -> None:
         model = onnx.load_model_from_string(data)
     except Exception:  # protobuf's DecodeError has no public home that all its implementations share
         raise UserError(f"{where}: no ONNX model, or a corrupt one: copy or export it again") from None
+    # protobuf hands out what is no UTF-8 as bytes.
+    if not all(isinstance(value.name, str) for value in (*model.graph.input, *model.graph.output)):
+        raise UserError(f"{where}: a name that is no text: the file is corrupt, copy or export it again")
     local = {(f.domain, f.name) for f in model.functions}
     graphs = list(_graphs(model.graph))
     nodes = [node for graph in graphs for node in graph.node]
