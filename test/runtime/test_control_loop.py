@@ -123,7 +123,7 @@ def test_commands_in_time_are_no_misses_and_late_ones_are(bench: Bench) -> None:
     bench.tick(5 * PERIOD)
     bench.tick(6 * PERIOD)
     bench.loop.close()
-    assert (bench.loop.counts.deadlines, bench.loop.counts.deadline_misses) == (7, 2)
+    assert (bench.loop.counts.deadlines, bench.loop.counts.deadline_misses, bench.loop.counts.late) == (7, 2, 2)
     assert bench.loop.latency.summary().max_ms == pytest.approx(21)
 
 
@@ -131,7 +131,7 @@ def test_skipped_ticks_are_misses(bench: Bench) -> None:
     bench.tick(0)
     bench.tick(4 * PERIOD)
     bench.loop.close()
-    assert (bench.loop.counts.deadlines, bench.loop.counts.deadline_misses) == (5, 3)
+    assert (bench.loop.counts.deadlines, bench.loop.counts.deadline_misses, bench.loop.counts.skipped) == (5, 3, 3)
 
 
 def test_the_newest_observation_wins_while_the_controller_thinks(session: ControllerSession) -> None:

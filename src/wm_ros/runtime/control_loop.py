@@ -22,9 +22,13 @@ class Counts:
     deadlines: int = 0
     """Control ticks that had a command due. None in lockstep, where time waits."""
     deadline_misses: int = 0
-    """Ticks without a command within one control period of the observation: late, skipped, or not ok."""
+    """Ticks without a command within one control period of the observation: the sum of the four causes below, without lockstep."""
+    skipped: int = 0
+    """Ticks for which no observation came."""
     overruns: int = 0
     """Observations that were replaced by a newer one before they were acted on."""
+    late: int = 0
+    """Commands that went out more than one period after their observation had come."""
     refused: int = 0
     """Outputs that were not ok."""
 
@@ -133,6 +137,7 @@ class ControlLoop:
             if self._session is not None and not self._lockstep:
                 self.counts.deadlines += 1 + tick.skipped
                 self.counts.deadline_misses += tick.skipped
+                self.counts.skipped += tick.skipped
                 if self._pending is not None:
                     self.counts.overruns += 1
                     self.counts.deadline_misses += 1
@@ -187,8 +192,9 @@ class ControlLoop:
             self.periods.event(now)
         with self._condition:
             self.counts.refused += not output.ok
-            if not self._lockstep and (not output.ok or self._clock() - tick.arrived_ns > self.period_ns):
-                self.counts.deadline_misses += 1
+            late = output.ok and not self._lockstep and self._clock() - tick.arrived_ns > self.period_ns
+            self.counts.late += late
+            self.counts.deadline_misses += late or not (output.ok or self._lockstep)
         if output.ok:
             self._show(answer)
         session.prepare()
