@@ -8,6 +8,7 @@ PYTHON ?= python3
 SEED ?= 0
 REPEATS ?= 20
 MINUTES ?= 60
+PRIORITY ?= 0
 INPUTS ?= 100000
 MODES ?= realtime lockstep
 VENV := .venv
@@ -77,9 +78,9 @@ bench: $(STAMP) ## all benchmarks, tables under docs/benchmarks
 soak: $(STAMP) ## every fault of docs/reliability.md, REPEATS=20 times each, about an hour (SEED=0 of the schedule)
 	@cd test && exec ../$(BIN)/python -m fault.soak --repeats $(REPEATS) --seed $(SEED) --write ../docs/reliability.md --results ../docs/results
 
-soak-hour: $(STAMP) ## an hour in real time and one in lockstep under faults of chance (MINUTES=60 MODES="realtime lockstep" SEED=0)
+soak-hour: $(STAMP) ## an hour in real time and one in lockstep under faults of chance (MINUTES=60 MODES="realtime lockstep" PRIORITY=0 SEED=0)
 	@cd test && for mode in $(MODES); do \
-	  ../$(BIN)/python -m fault.long_soak --mode $$mode --minutes $(MINUTES) --seed $(SEED) --write ../docs/reliability.md --results ../docs/results || exit 1; \
+	  ../$(BIN)/python -m fault.long_soak --mode $$mode --minutes $(MINUTES) --seed $(SEED) --priority $(PRIORITY) --write ../docs/reliability.md --results ../docs/results || exit 1; \
 	done
 
 fuzz: $(STAMP) ## INPUTS=100000 hostile contracts, controllers, announcements and paths, and as many damaged bags, about half an hour (SEED=0)

@@ -56,6 +56,8 @@ class Shape:
     """Every processor is kept busy."""
     lockstep: bool = False
     """Simulated time waits for commands; with plant `sim` only."""
+    priority: int = 0
+    """`realtime_priority` of the controllers, one more for the gate; 0: the ordinary scheduler."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,8 @@ class Cell(Peer):
         given: dict[str, Any] = {"contract": self.contract_file, "use_sim_time": node != "sim"}
         if self.shape.lockstep:
             given |= {"mode": "lockstep", **({"lockstep_timeout_s": LOCKSTEP_TIMEOUT_S} if node == "command_gate" else {})}
+        if self.shape.priority and node in ("command_gate", "mpc", "policy_server"):
+            given["realtime_priority"] = self.shape.priority + (node == "command_gate")
         serving = {"threads": 1, "model_folder": self.folder}
         given |= {
             "mpc": serving,

@@ -197,6 +197,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mode", choices=tuple(KINDS), required=True)
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--priority", type=int, default=0, help="realtime_priority of the control path, for a machine that does other work")
     parser.add_argument("--seed", type=int, default=0, help="of the schedule")
     parser.add_argument("--write", type=Path, help="page that takes the table")
     parser.add_argument("--results", type=Path, help="folder that takes soak_MODE.json")
@@ -205,9 +206,11 @@ def main() -> int:
     begin = time.monotonic()
     with own_domain(None, "long soak") as domain:
         os.environ.update(ROS_DOMAIN_ID=str(domain), ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST", XDG_CACHE_HOME=str(folder / "cache"))
-        log, memory = soak(KINDS[given.mode], given.minutes, given.seed, folder, lambda text: print(text, flush=True))
+        kind = KINDS[given.mode]
+        kind = replace(kind, shape=replace(kind.shape, priority=given.priority))
+        log, memory = soak(kind, given.minutes, given.seed, folder, lambda text: print(text, flush=True))
     minutes = (time.monotonic() - begin) / 60.0
-    command = f"make soak-hour MODES={given.mode} MINUTES={given.minutes:g} SEED={given.seed}"
+    command = f"make soak-hour MODES={given.mode} MINUTES={given.minutes:g} SEED={given.seed} PRIORITY={given.priority}"
     head = f"`{command}`, {datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} processors, {minutes:.1f} min:"
     moved = drift_ms(log.lateness) if len(log.lateness) >= 8 else None
     if log.lockstep:
@@ -219,7 +222,14 @@ def main() -> int:
     drifted = bool(log.out_of_step) or (moved is not None and abs(moved) > MOST_DRIFT_MS)
     wrong = bool(log.wrong or log.unsafe or drifted or any(g.leaks for g in memory))
     if given.results is not None:
-        config = {"command": command, "mode": given.mode, "minutes": given.minutes, "seed": given.seed, "minutes_run": round(minutes, 2)}
+        config = {
+            "command": command,
+            "mode": given.mode,
+            "minutes": given.minutes,
+            "seed": given.seed,
+            "priority": given.priority,
+            "minutes_run": round(minutes, 2),
+        }
         found = {
             "as_required": not wrong,
             "commands": log.commands,
