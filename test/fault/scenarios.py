@@ -21,7 +21,7 @@ from std_srvs.srv import Trigger
 
 from wm_ros.contract.announcements import Segment
 from wm_ros.contract.assembler import stamp_ns
-from wm_ros.nodes.base import SEGMENT_QOS
+from wm_ros.nodes.base import ERROR, OK, SEGMENT_QOS
 from wm_ros.nodes.messages import time_message
 
 NO_NEWS = ("command_timeout", "stale_observation")
@@ -217,9 +217,19 @@ def starved(cell: Cell) -> int:
     segment = Segment(path=str(bag), episode=cartpole_bags.state("ended", 80), contract_hash=cell.contract.hash, messages=1, bytes=1)
     publisher = cell.node.create_publisher(String, "log/segment", SEGMENT_QOS)
     publisher.publish(String(data=segment.to_json()))
-    cell.wait(lambda: process.poll() is not None, "the trainer to die of it")
+
+    def noticed() -> bool:
+        return process.poll() is not None or cell.health.get("trainer", (OK,))[0] == ERROR
+
+    cell.wait(noticed, "the trainer to die of it, or to tell")
     cell.node.destroy_publisher(publisher)
     return now
+
+
+def fed(cell: Cell) -> None:
+    cell.processes["trainer"].process.kill()
+    cell.processes["trainer"].process.wait()
+    cell.start("trainer")
 
 
 def cable_cut(cell: Cell) -> int:
@@ -259,7 +269,7 @@ PROCESSES = (
     ),
     Scenario("trainer_stopped", "SIGSTOP of trainer", stop("trainer"), "serves", heal=go_on("trainer"), shape=TRAINING),
     Scenario("trainer_killed", "kill -9 of trainer", kill("trainer"), "serves", heal=again("trainer"), shape=TRAINING),
-    Scenario("trainer_starved", "no more memory for the trainer", starved, "serves", heal=again("trainer"), shape=TRAINING),
+    Scenario("trainer_starved", "no more memory for the trainer", starved, "serves", heal=fed, shape=TRAINING),
     Scenario(
         "all_killed", "kill -9 of every node; the time is that of starting all of them again, in an order of chance", all_again,
         "hold", ("disarmed",), None, lambda cell: cell.swap(), rearm=True, periods=0.0, shape=Shape("sim", BESIDE),

@@ -275,6 +275,18 @@ def test_a_silent_second_publisher_is_noticed_by_the_watchdog() -> None:
     assert_holds_within_two_periods(bench, bench.now - 4 * MS, "two_publishers")
 
 
+def test_a_gate_that_was_frozen_passes_nothing_of_what_waited_for_it() -> None:
+    bench = working()
+    bench.wait(500, watchdog=False)
+    since = len(bench.sent)
+    for _ in range(3):  # stamps that follow one another, all of them old
+        bench.observe()
+        bench.command(1.0)
+    assert {sent.reason for sent in bench.sent[since:]} == {"gate_late"}
+    bench.run(3, 1.0)
+    assert bench.last.reason == "" and bench.gate.interventions["hold_gate_late"] == 1
+
+
 def test_estop_holds_at_once_and_is_latched_until_it_is_released_and_armed_again() -> None:
     bench = working()
     pressed = bench.now

@@ -18,6 +18,8 @@ COMMAND_TIMEOUT_PERIODS = 1.75
 """A missing command is noticed after this many control periods: with the watchdog's resolution, hold comes within two."""
 WATCHDOG_PERIODS = 0.2
 """How often `tick` must be called."""
+CATCH_UP_PERIODS = 2.0
+"""Real time: a gate that has not looked for longer than a plan may be old holds for so long: what waited for it meanwhile comes first."""
 REPEAT_AFTER_NS = 100_000_000
 """Lockstep: an observation that comes again after this time asks for an answer that was lost, as before discovery was complete."""
 
@@ -101,6 +103,9 @@ class Gate:
         self._rate = np.array([j.rate_limit or np.inf for j in contract.action.joints])
         self._last_command_stamp: int | None = None
         self._last_passed_ns: int | None = None
+        self._max_plan_age_ns = round(1e9 * contract.safety.max_plan_age_s)
+        self._looked_ns: int | None = None
+        self._woke_ns: int | None = None
         self._last_sent: NDArray[np.float64] | None = None
         self._last_sent_ns = 0
         self._last_sent_stamp = 0
@@ -119,6 +124,7 @@ class Gate:
 
     def sensor(self, channel: str, message: Any, now_ns: int) -> Outgoing | None:
         """A sensor message of the contract's `channel`. One that cannot be used is counted and otherwise ignored; then age tells."""
+        self._look(now_ns)
         try:
             sample = self._assembler.update(channel, message, now_ns)
         except BadMessage as bad:
@@ -155,6 +161,7 @@ class Gate:
 
     def command(self, source: Source, proposal: Proposal, now_ns: int, publishers: int = 1) -> Outgoing | None:
         """A command of a controller, and how many publishers its topic has."""
+        self._look(now_ns)
         if source != self.source:
             return None
         self.publishers(publishers)
@@ -210,6 +217,7 @@ class Gate:
 
     def tick(self, now_ns: int) -> Outgoing | None:
         """The watchdog."""
+        self._look(now_ns)
         fault = self._fault(now_ns) or self._missing_command(now_ns)
         if not fault:
             return None
@@ -247,6 +255,12 @@ class Gate:
         """Steady time since the oldest channel had news; None before the first observation."""
         return None if self._assembler.missing else now_ns - min(self._fresh_ns.values())
 
+    def _look(self, now_ns: int) -> None:
+        """Notes when this process was kept from looking, by the machine or a debugger: what waited for it is old, and does not say so."""
+        if self._looked_ns is not None and now_ns - self._looked_ns > self._max_plan_age_ns:
+            self._woke_ns = now_ns
+        self._looked_ns = now_ns
+
     # ---- judgement ----------------------------------------------------------------------------------------------------
 
     def _observation_stamp(self) -> int:
@@ -262,7 +276,10 @@ class Gate:
             return "two_publishers"
         if self._assembler.missing:
             return "no_observation"
-        return "stale_observation" if next(self._stale(now_ns), "") else ""
+        if next(self._stale(now_ns), ""):
+            return "stale_observation"
+        catching_up = self._woke_ns is not None and now_ns - self._woke_ns < CATCH_UP_PERIODS * self._period_ns
+        return "gate_late" if catching_up and not self.lockstep else ""
 
     def _stale(self, now_ns: int) -> Iterator[str]:
         """Channels whose newest sample is too old; none may be missing."""
@@ -329,7 +346,7 @@ class Gate:
         if self._last_command_stamp is not None and stamp_ns < self._last_command_stamp:
             return "time_backwards"
         age = self._observation_stamp() - stamp_ns
-        if age > 1e9 * self.contract.safety.max_plan_age_s:
+        if age > self._max_plan_age_ns:
             return "stale_plan"
         # The proposal may have overtaken its observation on the way here, but by no more than an observation's life.
         if -age > 1e9 * self.contract.safety.max_observation_age_s:
