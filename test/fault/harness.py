@@ -230,7 +230,7 @@ class Cell(Peer):
             node,
             self.namespace,
             self.folder / f"{name}.log",
-            around=self.link.inside if self.link is not None and node == "mpc" else (),
+            around=self._around(node),
             # What it announces is its own affair here: the controllers of a cell come from the harness.
             remap=("model:=trained",) if node == "trainer" else (),
             **given,
@@ -238,6 +238,12 @@ class Cell(Peer):
         )
         self.processes[name] = process
         return process
+
+    def _around(self, node: str) -> Sequence[str]:
+        if self.link is not None and node == "mpc":
+            return self.link.inside
+        # The simulator stands for hardware, which keeps time whatever this machine does.
+        return ("chrt", "-f", str(self.shape.priority)) if self.shape.priority and node == "sim" else ()
 
     def signal(self, name: str, number: int) -> int:
         """Gives the steady time before the signal."""

@@ -207,7 +207,9 @@ def main() -> int:
     with own_domain(None, "long soak") as domain:
         os.environ.update(ROS_DOMAIN_ID=str(domain), ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST", XDG_CACHE_HOME=str(folder / "cache"))
         kind = KINDS[given.mode]
-        kind = replace(kind, shape=replace(kind.shape, priority=given.priority))
+        # At real-time priority a controller that never pauses starves whoever could replace it.
+        calm = tuple(s for s in kind.calm if not (given.priority and s.name == "controller_slow"))
+        kind = replace(kind, shape=replace(kind.shape, priority=given.priority), calm=calm)
         log, memory = soak(kind, given.minutes, given.seed, folder, lambda text: print(text, flush=True))
     minutes = (time.monotonic() - begin) / 60.0
     command = f"make soak-hour MODES={given.mode} MINUTES={given.minutes:g} SEED={given.seed} PRIORITY={given.priority}"
