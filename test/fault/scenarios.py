@@ -209,6 +209,7 @@ def all_again(cell: Cell) -> int:
 def starved(cell: Cell) -> int:
     """The trainer may have no more memory than it has, and is given something to learn."""
     bag = cartpole_bags.write_cartpole(cell.folder / f"bag_{time.monotonic_ns()}", 80, of=cell.contract)
+    cell.wait(lambda: "trainer" in cell.health, "the trainer to start")  # torch takes its time, and so does its first graph
     cell.fresh_health("trainer", lambda level, text, values: text == "waiting", "a trainer that waits")
     process = cell.processes["trainer"].process
     used = psutil.Process(process.pid).memory_info().vms
