@@ -144,7 +144,8 @@ def page(rows: list[Row], contract: Contract, options: Options, name: str) -> st
                 figures = f"{returns[-1]:.0f} | {max(returns):.0f} | {sum(late) / max(1, len(late)):.0f} | {own[-1].model_error:.3g}"
                 text.append(f"| {value:g} | {seed} | {figures} |")
     made = ", ".join(f"{package} {version}" for package, version in versions().items())
-    text += ["", "The model error is of the next observation, in variances of the change that is predicted; 1 knows nothing.", ""]
+    unit = "in variances of the change that is predicted, 1 knows nothing; without normalization in squares of the observation's own units"
+    text += ["", f"The model error is of the next observation, {unit}.", ""]
     return "\n".join([*text, f"![Return against frames]({name}.png)", "", f"{made}. Rows: [{name}.csv]({name}.csv).", ""])
 
 
