@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -38,10 +38,22 @@ from wm_ros.training import config
 RATES_HZ = (50.0, 100.0, 200.0)
 DRIVERS: dict[str, tuple[str, Literal["mpc", "policy"]]] = {"policy": ("policy_server", "policy"), "mpc": ("mpc", "mpc")}
 """What drives → its node, and the source that the gate listens to."""
-CONTROLLERS: dict[str, Callable[[Contract], Controller]] = {
-    "policy": lambda contract: SacController(contract, config.load_as("sac", config.SacAgentConfig).sac),
-    "mpc": lambda contract: PetsController(contract, config.load("pets").pets),
-}
+
+
+def planning(contract: Contract) -> Controller:
+    """The shipped PETS agent; above 50 Hz its plan is shorter and narrower by the rate, so that it fits into a period."""
+    pets, share = config.load("pets").pets, min(1.0, 50.0 / contract.control.rate_hz)
+    planner = pets.planner
+    planner = replace(planner, horizon=round(share * planner.horizon), candidates=round(share * planner.candidates))
+    return PetsController(contract, replace(pets, planner=planner))
+
+
+def acting(contract: Contract) -> Controller:
+    """SAC's networks as shipped."""
+    return SacController(contract, config.load_as("sac", config.SacAgentConfig).sac)
+
+
+CONTROLLERS: dict[str, Callable[[Contract], Controller]] = {"policy": acting, "mpc": planning}
 QUICK_RATES_HZ = (100.0,)
 WARM_UP_S = 1.0
 _POLL_S = 0.05
@@ -64,6 +76,8 @@ class Latency:
     sent: int
     cpu: Mapping[str, float]
     """Process → share of one processor."""
+    inference: float = 0.0
+    """Median of one inference, as measured when the controller was written."""
 
 
 def run(quick: bool, minutes: float | None = None) -> list[Result]:
@@ -99,17 +113,19 @@ def page(records: list[dict[str, Any]]) -> str:
     columns = ["p50", "p99", "p99.9", "max"]
     lines = [
         "Milliseconds from a sensor's stamp to the arrival of the command, ours / bare echo; p99 of the jitter of the period; sensor",
-        "messages without a command within one period; processor time of each process, as a share of one processor.",
+        "messages without a command within one period; processor time of each process, as a share of one processor. Overhead is the p50",
+        "less the echo's and less one inference.",
         "",
-        f"| run | {' | '.join(columns)} | jitter | missed | processor |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| run | {' | '.join(columns)} | overhead | jitter | missed | processor |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, parts in runs.items():
         settings = parts["p50"]["settings"]
         figures = [f"{parts[c]['ours']:.2f} / {parts[c]['peer']:.2f}" for c in columns]
+        overhead = f"{parts['p50']['ours'] - parts['p50']['peer'] - settings['inference_ms']:.2f}"
         jitter = f"{settings['jitter_p99_ms']:.2f} / {settings['jitter_p99_ms_peer']:.2f}"
         missed = f"{settings['misses']} of {settings['sent']} / {settings['misses_peer']}"
-        lines.append(f"| {name} | {' | '.join(figures)} | {jitter} | {missed} | {settings['cpu']} |")
+        lines.append(f"| {name} | {' | '.join(figures)} | {overhead} | {jitter} | {missed} | {settings['cpu']} |")
     return "\n".join([*lines, "", table(records)])
 
 
@@ -120,6 +136,7 @@ def _rows(name: str, ours: Latency, peer: Latency, settings: Mapping[str, Any], 
         "misses": ours.misses,
         "misses_peer": peer.misses,
         "sent": ours.sent,
+        "inference_ms": round(ours.inference, 3),
         "cpu": "; ".join(f"{process} {100 * share:.1f} %" for process, share in ours.cpu.items()),
     }
     figures = {"p50": (ours.p50, peer.p50), "p99": (ours.p99, peer.p99), "p99.9": (ours.p999, peer.p999), "max": (ours.max, peer.max)}
@@ -138,6 +155,7 @@ class _Bench:
         folder.mkdir(parents=True)
         self._contract = folder / "contract.yaml"
         self._contract.write_text(_at_rate(rate_hz).canonical_json(), encoding="utf-8")  # JSON is YAML
+        self._inference_ms: dict[str, float] = {}
         self._runs = 0
 
     def nodes(self, driver: str, loaded: bool) -> Latency:
@@ -145,15 +163,19 @@ class _Bench:
         node, source = DRIVERS[driver]
         common = {"contract": str(self._contract), "mode": "realtime"}
         serving = {**common, "controller": str(self._controller(driver)), "threads": 1}
-        return self._run([NodeProcess("command_gate", {**common, "source": source}), NodeProcess(node, serving)], loaded, "--arm")
+        nodes: list[Process] = [NodeProcess("command_gate", {**common, "source": source}), NodeProcess(node, serving)]
+        return replace(self._run(nodes, loaded, "--arm"), inference=self._inference_ms[driver])
 
     def _controller(self, driver: str) -> Path:
         path = self._folder / f"{driver}.onnx"
         if not path.is_file():
             contract = schema.load(self._contract)
-            torch.manual_seed(0)
-            controller = CONTROLLERS[driver](contract)
-            export.write(path, template(controller, contract), controller, contract, export.Origin(version=1, seed=0))
+            controller, generator = CONTROLLERS[driver](contract), torch.Generator().manual_seed(0)
+            for module in controller.modules():
+                if hasattr(module, "initialize"):
+                    module.initialize(generator)
+            written = export.write(path, template(controller, contract), controller, contract, export.Origin(version=1, seed=0))
+            self._inference_ms[driver] = written.latency_p50_ms
         return path
 
     def echo(self, executor: str, loaded: bool) -> Latency:

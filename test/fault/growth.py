@@ -71,6 +71,8 @@ class MemoryWatch:
                     memory = psutil.Process(pid).memory_info()
                 except psutil.NoSuchProcess:
                     continue
+                if not memory.rss:
+                    continue  # dead, and not collected yet
                 seconds, mb = self._lives.setdefault((node, pid), ([], []))
                 seconds.append(time.monotonic())
                 mb.append((memory.rss - memory.shared) / 2**20)

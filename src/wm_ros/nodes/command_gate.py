@@ -219,6 +219,8 @@ class CommandGateNode(base.WmNode):
         assert gate is not None
         latency, whole, jitter = self._latency.summary(), self._observation_to_command.summary(), self._periods.jitter.summary()
         age, reason = gate.observation_age_ns(now), gate.reason(now)
+        if self.lockstep:
+            reason = reason or gate.holding  # each hold answers its observation, and nothing is wrong until the next one waits
         values: dict[str, Any] = {
             "rate_hz": self._periods.rate_hz(now),
             "latency_p50_ms": latency.p50_ms,
