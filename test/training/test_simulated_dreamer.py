@@ -13,11 +13,13 @@ from gl import pictures_or_skip
 from one_thread import one_thread  # noqa: F401
 from small_dreamer import config, fit
 
+from wm_ros.agents.dreamer import V1, V2
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.training import simulated_kinds
 from wm_ros.training.config import DreamerAgentConfig, load_simulated
+from wm_ros.training.dreamer_learner import V1_FIT, V2_FIT
 from wm_ros.training.simulated import SimulatedPlan
 from wm_ros.training.simulated_dreamer import DreamerLook, DreamerTraining
 
@@ -127,8 +129,10 @@ def test_the_exported_file_drives_the_robot_and_the_tables_are_written(tmp_path:
     assert training.looks[-1].parity < 1e-4
 
 
-def test_the_shipped_settings_are_read_and_a_wrong_field_is_named(tmp_path: Path) -> None:
+def test_the_shipped_settings_are_those_of_the_versions_and_a_wrong_field_is_named(tmp_path: Path) -> None:
     assert isinstance(load_simulated("dreamer"), DreamerAgentConfig)
+    assert load_simulated("dreamer_v1") == DreamerAgentConfig(V1, V1_FIT)
+    assert load_simulated("dreamer_v2") == DreamerAgentConfig(V2, V2_FIT)
     path = tmp_path / "mine.yaml"
     path.write_text("dreamer: {rssm: {deters: 3}}\n")
     with pytest.raises(UserError, match=r"dreamer\.rssm\.deters: unknown field"):

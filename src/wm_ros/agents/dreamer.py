@@ -66,6 +66,7 @@ V2 = DreamerConfig(
     ),
     world=WorldConfig(
         units=400,
+        image_depth=48,
         encoder_layers=4,
         decoder_layers=4,
         reward_layers=4,
@@ -101,6 +102,7 @@ V1 = DreamerConfig(
     ),
     world=WorldConfig(
         units=400,
+        image_depth=32,
         encoder_layers=3,
         decoder_layers=3,
         reward_layers=2,

@@ -123,6 +123,7 @@ V2_FIT = DreamerFitConfig(
     slow_rate=1.0,
     slow_every=100,
     replay_value=0.0,
+    train_ratio=500.0,
 )
 """For continuous control (arXiv 2010.02193, appendix, and its authors' settings)."""
 
@@ -140,6 +141,8 @@ V1_FIT = DreamerFitConfig(
     slow_critic="none",
     replay_value=0.0,
     explore_noise=0.3,
+    train_ratio=500.0,
+    warm_up=2500,
 )
 """arXiv 1912.01603, appendix A."""
 
