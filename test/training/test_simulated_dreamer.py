@@ -16,6 +16,7 @@ from small_dreamer import config, fit
 from wm_ros.agents.dreamer import V1, V2
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
+from wm_ros.planners.cem import CEMConfig
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.training import simulated_kinds
 from wm_ros.training.config import DreamerAgentConfig, load_simulated
@@ -103,6 +104,17 @@ def test_pixels_are_learned_from_and_drive_and_a_stop_changes_nothing_there_eith
     assert resumed.looks[-1].parity < 1e-4
 
 
+def test_a_planner_in_the_latent_space_drives_training_and_robot(tmp_path: Path) -> None:
+    begun = plan(frames=160)
+    planner = CEMConfig(horizon=3, candidates=8, iterations=2, elites=2)
+    agent = replace(begun.agent, dreamer=replace(begun.agent.dreamer, act="planner", planner=planner))
+    training = run(simulated_kinds.begin(replace(begun, agent=agent), tmp_path))
+    training.finish()
+    session = ControllerSession.load(tmp_path / "controller.onnx", short())
+    assert session.metadata.agent == "dreamer" and {"latent", "actions", "model"} == set(session.metadata.noise)
+    assert training.looks[-1].observation_loss > 0 and training.looks[-1].actor_loss == 0
+
+
 def test_the_replay_holds_the_episodes_with_their_borders(tmp_path: Path) -> None:
     training = run(begin(tmp_path), 50)
     state = training._buffer.state()
@@ -131,6 +143,7 @@ def test_the_exported_file_drives_the_robot_and_the_tables_are_written(tmp_path:
 
 def test_the_shipped_settings_are_those_of_the_versions_and_a_wrong_field_is_named(tmp_path: Path) -> None:
     assert isinstance(load_simulated("dreamer"), DreamerAgentConfig)
+    assert load_simulated("planet").dreamer.act == "planner"
     assert load_simulated("dreamer_v1") == DreamerAgentConfig(V1, V1_FIT)
     assert load_simulated("dreamer_v2") == DreamerAgentConfig(V2, V2_FIT)
     path = tmp_path / "mine.yaml"

@@ -16,6 +16,9 @@ from wm_ros.contract.schema import Contract
 from wm_ros.models.rssm import RssmConfig, State
 from wm_ros.models.rssm_layers import Mlp, initialize
 from wm_ros.models.rssm_world import NO_PICTURES, Pictures, RssmWorld, ScalarKind, WorldConfig, scalar
+from wm_ros.planners.cem import CEMConfig
+from wm_ros.planners.choice import PlannerChoice
+from wm_ros.planners.mcts import MCTSConfig
 
 _MEAN_SCALE, _FIRST_STD, _MIN_STD = 5.0, 5.0, 1e-4
 """Of V1's squashed Gaussian: bound of the mean, deviation to begin with, and its lower bound (its appendix A)."""
@@ -42,8 +45,17 @@ class DreamerConfig:
     hyperbolic tangent (V1). V2 cuts by a truncated normal; here samples past a limit count as the limit, as in V3."""
     critic: ScalarKind = "twohot"
     """The value's distribution: two-hot over exponential bins (V3) or of unit variance (V1, V2)."""
+    act: Literal["actor", "planner"] = "actor"
+    """What drives: the actor, or a planner in the latent space (PlaNet), for which actor and critic are not trained."""
+    planner: PlannerChoice = field(default_factory=CEMConfig)
+    """Of `act: planner`; `kind` names it. PlaNet's (arXiv 1811.04551, section 3) is cem with horizon 12, candidates 1000, iterations 10,
+    elites 100, momentum 0 and initial_std 1."""
 
     def __post_init__(self) -> None:
+        if self.act not in ("actor", "planner"):
+            raise ValueError(f"act {self.act!r} must be actor or planner")
+        if isinstance(self.planner, MCTSConfig):
+            raise ValueError("planner.kind: a tree (mcts) fits into no ONNX graph, which is how this agent ships: choose another planner")
         if min(self.actor_layers, self.critic_layers, self.units) < 1:
             raise ValueError("actor_layers, critic_layers and units must be at least 1")
 

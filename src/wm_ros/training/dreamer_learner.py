@@ -236,7 +236,7 @@ class DreamerLearner:
         )
 
     def update(self, batch: SequenceBatch, noise: Noise) -> DreamerLosses:
-        """One step of world model, actor and critic, all with gradients at the parameters before it.
+        """One step of world model, actor and critic, all with gradients at the parameters before it; with a planner of the model alone.
 
         Raises:
             UserError: `max_skipped` updates in a row had losses or gradients that are not finite.
@@ -248,11 +248,16 @@ class DreamerLearner:
         recorded = (data.observation, action, data.reward, data.terminated, data.first)
         world, seen = networks.world.loss(start, *recorded, noise.posterior, data.images)
 
-        last = slice(-self.fit.started_from, None)
-        reached = State(seen.state.deter[last].flatten(0, 1), seen.state.stoch[last].flatten(0, 1))
-        imagined = imagine(networks, reached, noise.prior, noise.action, through_dynamics=self.fit.reinforce < 1.0)
-        actor, critic, returns, range_ = self._behavior(imagined, seen.state.feature[last], data.each(lambda column: column[last]))
-        gradients = self._gradients(["actor"], actor) | self._gradients(["world", "critic"], world.total + critic)
+        if self.config.act == "planner":  # PlaNet has neither actor nor critic
+            gradients, range_ = self._gradients(["world"], world.total), self.return_range
+            actor = critic = value = spread = world.total.new_zeros(())
+        else:
+            last = slice(-self.fit.started_from, None)
+            reached = State(seen.state.deter[last].flatten(0, 1), seen.state.stoch[last].flatten(0, 1))
+            imagined = imagine(networks, reached, noise.prior, noise.action, through_dynamics=self.fit.reinforce < 1.0)
+            actor, critic, returns, range_ = self._behavior(imagined, seen.state.feature[last], data.each(lambda column: column[last]))
+            gradients = self._gradients(["actor"], actor) | self._gradients(["world", "critic"], world.total + critic)
+            value, spread = returns.mean(), entropy(imagined.std.detach()).mean()
 
         losses = {**vars(world), "actor": actor, "critic": critic}
         figures = {**losses, **{f"gradient of the {n}": torch.stack(torch._foreach_norm(g)).norm() for n, g in gradients.items()}}
@@ -267,9 +272,8 @@ class DreamerLearner:
                 self._slow.lerp_(self.optimizers["critic"].values, self.fit.slow_rate)
         else:
             self._skip(batch, figures)
-        spread = entropy(imagined.std.detach()).mean()
         kept = WorldLosses(*(v.detach() for v in vars(world).values()))
-        return DreamerLosses(kept, actor.detach(), critic.detach(), returns.mean(), spread, not finite)
+        return DreamerLosses(kept, actor.detach(), critic.detach(), value, spread, not finite)
 
     def _gradients(self, parts: list[str], loss: Tensor) -> dict[str, list[Tensor]]:
         parameters = [p for part in parts for p in self.optimizers[part].parameters]

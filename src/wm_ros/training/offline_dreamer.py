@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save
 
 from wm_ros.agents.dreamer import DreamerController
+from wm_ros.agents.planet import controller_of
 from wm_ros.contract import schema
 from wm_ros.contract.announcements import ControllerNotice
 from wm_ros.contract.errors import UserError
@@ -188,7 +189,7 @@ class OfflineDreamerTraining:
         Raises:
             UserError: the exported file failed its checks, or a file cannot be written.
         """
-        controller = DreamerController(self.contract, self.plan.agent.dreamer)
+        controller = controller_of(self.contract, self.plan.agent.dreamer)
         controller.networks.load_state_dict(self.learner.networks.state_dict())
         used = tuple(bag for bag, episodes in zip(self.plan.bags, self.training, strict=True) if episodes)
         origin = export.Origin(1, self.plan.seed, len(self._episodes), used)

@@ -8,9 +8,11 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from wm_ros.agents.controller import Controller
 from wm_ros.agents.dreamer import DreamerController
+from wm_ros.agents.planet import LatentPlanner, controller_of
 from wm_ros.contract.errors import UserError
 from wm_ros.data.replay import ReplayOptions
 from wm_ros.data.sequence_buffer import SequenceBuffer
@@ -88,14 +90,23 @@ class DreamerTraining(SimulatedTraining):
         pictures = {name: torch.from_numpy(self._fleet.images[name]) for name in self._cameras}
         before, embedded = State(self._carry["deter"], self._carry["stoch"]), networks.world.embed(torch.from_numpy(observation), pictures)
         state = rssm.observe_step(before, self._carry["action"], embedded, draw((worlds, rssm.latent.noise), generator=generator))
-        mean, std = networks.actor(state.feature)
-        action = networks.actor.limited(mean + std * torch.randn(mean.shape, generator=generator))
+        action = self._chosen(state.feature)
         if self._settings.fit.explore_noise:
-            action = action + self._settings.fit.explore_noise * torch.randn(mean.shape, generator=generator)
+            action = action + self._settings.fit.explore_noise * torch.randn(action.shape, generator=generator)
         action = action.clamp(-1.0, 1.0)
         self._carry = {"deter": state.deter, "stoch": state.stoch, "action": action}
         # Rounding may leave a limit by its last bit.
         return np.clip(networks.to_contract(action).numpy(), *self._limits)
+
+    def _chosen(self, feature: Tensor) -> Tensor:
+        """Actions `[N, A]` in half ranges, for features `[N, F]`."""
+        networks, generator = self.learner.networks, self._generator
+        if self._settings.dreamer.act == "actor":
+            mean, std = networks.actor(feature)
+            return networks.actor.limited(mean + std * torch.randn(mean.shape, generator=generator))
+        plan = LatentPlanner(self.contract, self._settings.dreamer, networks)
+        noise = [{name: torch.randn(shape, generator=generator) for name, shape in plan.noise.items()} for _ in feature]
+        return networks.to_half_ranges(torch.stack([plan(*of).action for of in zip(feature, noise, strict=True)]))
 
     def _update(self) -> None:
         fit = self._settings.fit
@@ -118,7 +129,7 @@ class DreamerTraining(SimulatedTraining):
         return {**figures, "skipped": float(self.learner.skipped)}
 
     def _policy(self) -> Controller:
-        controller = DreamerController(self.contract, self._settings.dreamer)
+        controller = controller_of(self.contract, self._settings.dreamer)
         controller.networks.load_state_dict(self.learner.networks.state_dict())
         return controller
 
