@@ -21,7 +21,7 @@ from wm_ros.planners.cem import CEMConfig
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.training.dreamer_learner import V1_FIT, DreamerLearner
 
-CEM = CEMConfig(horizon=4, candidates=40, iterations=2, elites=8, initial_std=1.0)
+CEM = CEMConfig(horizon=4, candidates=40, iterations=1, elites=8, initial_std=1.0)
 
 
 def planning(version: str = "v3") -> DreamerConfig:

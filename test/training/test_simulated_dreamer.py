@@ -106,8 +106,9 @@ def test_pixels_are_learned_from_and_drive_and_a_stop_changes_nothing_there_eith
 
 def test_a_planner_in_the_latent_space_drives_training_and_robot(tmp_path: Path) -> None:
     begun = plan(frames=160)
-    planner = CEMConfig(horizon=3, candidates=8, iterations=2, elites=2)
-    agent = replace(begun.agent, dreamer=replace(begun.agent.dreamer, act="planner", planner=planner))
+    planner = CEMConfig(horizon=2, candidates=8, iterations=1, elites=2)
+    world = replace(begun.agent.dreamer.world, reward="gaussian")  # as in planet.yaml
+    agent = replace(begun.agent, dreamer=replace(begun.agent.dreamer, act="planner", planner=planner, world=world))
     training = run(simulated_kinds.begin(replace(begun, agent=agent), tmp_path))
     training.finish()
     session = ControllerSession.load(tmp_path / "controller.onnx", short())
