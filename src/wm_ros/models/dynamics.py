@@ -361,7 +361,7 @@ class ObservationDynamics(nn.Module):
     def _apart(self, observation: Tensor) -> Tensor:
         """What members are apart `[H, N]` at `observation [H, M, N, O]`: deviation over them in deviations of the recorded observations."""
         variance = (observation / self.observation_std).var(dim=1, correction=0).mean(dim=-1)
-        return torch.sqrt(variance + 1e-12)  # the slope of a root at zero has no end
+        return torch.sqrt(variance.clamp(min=1e-12))  # the slope of a root at zero has no end
 
     def _drawn_members(self, normal: Tensor) -> Tensor:
         """Members `[M]`, each equally likely, from standard normal numbers `[M]`: for each member, whose particles it takes over."""

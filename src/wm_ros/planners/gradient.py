@@ -15,7 +15,8 @@ from wm_ros.planners.plan import Plan
 from wm_ros.planners.planner import Planner, PlannerConfig, Policy, Stop, rollout_noise, shifted
 from wm_ros.planners.scoring import WORST, Value
 
-_FIRST, _SECOND, _TINY = 0.9, 0.999, 1e-8  # Adam's β₁, β₂ and ε, as in the paper
+_FIRST, _SECOND = 0.9, 0.999  # Adam's β₁ and β₂, as in the paper
+_TINY = 1e-7  # Adam's ε; the paper's 1e-8 passes for 0 where a graph is simplified for export, and is left out there
 
 
 @dataclass(frozen=True)
