@@ -23,7 +23,7 @@ from rclpy.parameter import Parameter
 
 from wm_ros.contract.resources import share_directory
 
-PATIENCE_S = 40.0
+PATIENCE_S = 90.0
 Health = tuple[bytes, str, dict[str, str]]
 """Level, message and values of a node's diagnostics."""
 

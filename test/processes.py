@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import psutil
 
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 
 
 def eventually(holds: Callable[[], object], what: str) -> None:
