@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,27 @@ def read(
         found.bags.append(TrainingBag(path=str(path), sha256=sha256))
         found.episodes.append(episodes)
     return found
+
+
+def read_again(
+    bags: Sequence[TrainingBag],
+    contract: Contract,
+    shortest: int,
+    *,
+    namespace: str = "",
+    force: bool = False,
+    on_bag: Callable[[Path], None] = lambda path: None,
+) -> BagSet:
+    """`read` for a training that goes on.
+
+    Raises:
+        UserError: names every bag that has gone or changed since.
+    """
+    data = read([Path(bag.path) for bag in bags], contract, shortest, namespace=namespace, force=force, on_bag=on_bag)
+    faults = [reason for _, reason in data.refused] + [f"{now.path}: changed" for now in data.bags if now not in bags]
+    if faults:
+        raise UserError("\n".join(f"{fault}: not as it was when this training began: restore it, or begin anew" for fault in faults))
+    return data
 
 
 def _alone(episode: Episode) -> Episode:

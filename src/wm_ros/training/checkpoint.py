@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -54,6 +56,19 @@ def write(path: Path, plan: Any, state: dict[str, Tensor]) -> None:
         write_atomically(path, data)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}: mend this, then go on with --resume") from None
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Around what writes a training's files: a full or locked disk becomes an error that says how to go on.
+
+    Raises:
+        UserError: a file could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to: {error.strerror}: mend this, then go on with --resume") from None
 
 
 def read(path: Path) -> tuple[Plan, dict[str, Tensor]]:

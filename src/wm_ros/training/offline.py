@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -77,12 +77,8 @@ class OfflineTraining:
         path = folder / CHECKPOINT
         plan, state = checkpoint.read(path)
         contract = schema.parse(json.loads(plan.contract), str(path))
-        paths = [Path(bag.path) for bag in plan.bags]
-        data = bag_set.read(paths, contract, plan.agent.pets.stride, namespace=plan.namespace, force=plan.force, on_bag=on_bag)
-        faults = [reason for _, reason in data.refused]
-        faults += [f"{now.path}: changed" for now in data.bags if now not in plan.bags]
-        if faults:
-            raise UserError("\n".join(f"{fault}: not as it was when this training began: restore it, or begin anew" for fault in faults))
+        stride = plan.agent.pets.stride
+        data = bag_set.read_again(plan.bags, contract, stride, namespace=plan.namespace, force=plan.force, on_bag=on_bag)
         training = cls(plan, data, folder, checkpoint_every, signing_key)
         try:
             training.fit.load_state_dict(state)
@@ -107,7 +103,7 @@ class OfflineTraining:
         except FloatingPointError as error:
             raise UserError(f"{error} (`wm-ros bag check`), leave it out and begin anew") from None
         if looked:
-            with self._writing():
+            with checkpoint.writing(self.folder):
                 write_atomically(self.folder / "metrics.csv", self._csv())
                 for name, values in self._series().items():
                     self._tensorboard().add_scalar(name, values[-1], self.fit.done)
@@ -118,7 +114,7 @@ class OfflineTraining:
     def save(self) -> None:
         """Writes the checkpoint. All events up to it are on disk first, for those after it are written again."""
         if self._board is not None:
-            with self._writing():
+            with checkpoint.writing(self.folder):
                 self._board.flush()
         checkpoint.write(self.folder / CHECKPOINT, self.plan, self.fit.state_dict())
 
@@ -135,7 +131,7 @@ class OfflineTraining:
             "training_bags": [bag.model_dump() for bag in self._learner.bags],
             "not_used": [reason for _, reason in self.plan.refused],
         }
-        with self._writing():
+        with checkpoint.writing(self.folder):
             notice = self._learner.finish(self.fit.model, result, error, self.folder / "controller.onnx", notes, self.held_out)
             if error is not None:
                 for i, (rmse, inside) in enumerate(zip(error.normalized_rmse, error.coverage_90, strict=True)):
@@ -155,13 +151,6 @@ class OfflineTraining:
         self.close()
         for path in (self.folder / CHECKPOINT, *self.folder.glob(f".{CHECKPOINT}.*")):  # the latter from writes that were killed
             path.unlink(missing_ok=True)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written to: {error.strerror}: mend this, then go on with --resume") from None
 
     def _series(self) -> dict[str, list[float]]:
         return {

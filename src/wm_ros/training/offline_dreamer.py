@@ -6,8 +6,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -143,11 +142,7 @@ class OfflineDreamerTraining:
         path = folder / CHECKPOINT
         plan, state = checkpoint.read_as(path, OfflineDreamerPlan)
         contract = schema.parse(json.loads(plan.contract), str(path))
-        data = bag_set.read([Path(b.path) for b in plan.bags], contract, 1, namespace=plan.namespace, force=plan.force, on_bag=on_bag)
-        faults = [reason for _, reason in data.refused]
-        faults += [f"{now.path}: changed" for now in data.bags if now not in plan.bags]
-        if faults:
-            raise UserError("\n".join(f"{fault}: not as it was when this training began: restore it, or begin anew" for fault in faults))
+        data = bag_set.read_again(plan.bags, contract, 1, namespace=plan.namespace, force=plan.force, on_bag=on_bag)
         training = cls(plan, data, folder, checkpoint_every, signing_key)
         try:
             training._restore(state)
@@ -194,7 +189,7 @@ class OfflineDreamerTraining:
         used = tuple(bag for bag, episodes in zip(self.plan.bags, self.training, strict=True) if episodes)
         origin = export.Origin(1, self.plan.seed, len(self._episodes), used)
         graph, path = template(controller, self.contract), self.folder / "controller.onnx"
-        with self._writing():
+        with checkpoint.writing(self.folder):
             written = export.write(path, graph, controller, self.contract, origin, self._signing_key)
             networks = {k: v.contiguous() for k, v in self.learner.networks.state_dict().items()}
             write_atomically(self.folder / "model.safetensors", save(networks))
@@ -214,7 +209,7 @@ class OfflineDreamerTraining:
         self._rows.append([float(self.updates), *figures, held_out, float(self.learner.skipped)])
         self._sums.zero_()
         self._summed = 0
-        with self._writing():
+        with checkpoint.writing(self.folder):
             write_atomically(self.folder / "metrics.csv", self._csv())
         beside = "" if self._measured is None else f", {held_out:.3g} held out"
         return f"update {self.updates} of {self.plan.updates}: model loss {sum(figures[:4]):.3g}{beside}, value {figures[6]:.3g}"
@@ -280,13 +275,6 @@ class OfflineDreamerTraining:
         self._rng.bit_generator.state = rest["rng"]
         self.updates, self._seconds, self._summed = rest["counters"]
         self._rows = rest["rows"]
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written to: {error.strerror}: mend this, then go on with --resume") from None
 
 
 def _seed(seed: int, purpose: int) -> int:

@@ -6,8 +6,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -147,11 +146,7 @@ class OfflinePolicyTraining:
         path = folder / CHECKPOINT
         plan, state = checkpoint.read_as(path, OfflinePolicyPlan)
         contract = schema.parse(json.loads(plan.contract), str(path))
-        data = bag_set.read([Path(b.path) for b in plan.bags], contract, 1, namespace=plan.namespace, force=plan.force, on_bag=on_bag)
-        faults = [reason for _, reason in data.refused]
-        faults += [f"{now.path}: changed" for now in data.bags if now not in plan.bags]
-        if faults:
-            raise UserError("\n".join(f"{fault}: not as it was when this training began: restore it, or begin anew" for fault in faults))
+        data = bag_set.read_again(plan.bags, contract, 1, namespace=plan.namespace, force=plan.force, on_bag=on_bag)
         training = cls(plan, data, folder, checkpoint_every, signing_key, warn)
         try:
             training._restore(state)
@@ -198,7 +193,7 @@ class OfflinePolicyTraining:
         used = tuple(bag for bag, episodes in zip(self.plan.bags, self.training, strict=True) if episodes)
         origin = export.Origin(1, self.plan.seed, len(self._episodes), used)
         graph, path = template(controller, self.contract), self.folder / "controller.onnx"
-        with self._writing():
+        with checkpoint.writing(self.folder):
             written = export.write(path, graph, controller, self.contract, origin, self._signing_key)
             networks = {k: v.contiguous() for k, v in self.learner.networks.state_dict().items()}
             write_atomically(self.folder / "model.safetensors", save(networks))
@@ -267,7 +262,7 @@ class OfflinePolicyTraining:
         self._rows.append([float(self.updates), *figures, *(seen[name] for name in _IMAGINED if seen)])
         self._sums.zero_()
         self._summed = 0
-        with self._writing():
+        with checkpoint.writing(self.folder):
             write_atomically(self.folder / "metrics.csv", self._csv())
         return f"update {self.updates} of {self.plan.updates}: critic loss {figures[0]:.3g}, value {figures[1]:.3g}"
 
@@ -337,13 +332,6 @@ class OfflinePolicyTraining:
         self._rows = rest["rows"]
         self.choice = None if rest["choice"] is None else PessimismChoice(**rest["choice"])
         self._sums = state["sums"].clone()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written to: {error.strerror}: mend this, then go on with --resume") from None
 
 
 def _seed(seed: int, purpose: int) -> int:

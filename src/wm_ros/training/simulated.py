@@ -7,8 +7,7 @@ import io
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -201,7 +200,7 @@ class SimulatedTraining:
             raise UserError(f"{self.folder}: losses are no longer finite: begin anew with a lower fit.learning_rate")
         version = len(self.looks) + 1
         path = self._controller(version)
-        with self._writing():
+        with checkpoint.writing(self.folder):
             written = self.export(path, version)
         rows = []
         for k in range(1, self.plan.evaluations + 1):
@@ -237,7 +236,7 @@ class SimulatedTraining:
     def _write(self) -> None:
         """The newest controller and the tables, as of the last evaluation."""
         path, newest = self._controller(len(self.looks)), self.folder / "controller.onnx"
-        with self._writing():
+        with checkpoint.writing(self.folder):
             if self._signing_key is not None:
                 write_atomically(signature_path(newest), signature_path(path).read_bytes())
             write_atomically(newest, path.read_bytes())
@@ -284,7 +283,7 @@ class SimulatedTraining:
             "config": asdict(self.plan.agent),
             "versions": self.plan.versions,
         }
-        with self._writing():
+        with checkpoint.writing(self.folder):
             write_atomically(self.folder / "model.safetensors", save(networks))
             write_atomically(self.folder / "metrics.json", json.dumps(metrics, indent=1).encode())
 
@@ -394,13 +393,6 @@ class SimulatedTraining:
         self.episodes = [EpisodeRow(*row) for row in rest["episodes"]]
         self.looks = [self._look_kind(*look) for look in rest["looks"]]
         self._sums = state["sums"].clone()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written to: {error.strerror}: mend this, then go on with --resume") from None
 
 
 def _csv(rows: list[Any]) -> bytes:
