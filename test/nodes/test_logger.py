@@ -165,7 +165,7 @@ def test_pictures_of_a_megabyte_are_recorded_as_they_came_and_give_what_the_live
     contract_file = tmp_path / "camera.yaml"
     contract_file.write_text(contract.canonical_json())
     camera = robot.create_publisher(Image, "camera/image_raw", LOCKSTEP_QOS)
-    logger(contract=contract_file)
+    logger(contract=contract_file, linger_seconds=30.0)  # the last picture carries the last stamp, and may take its time
     robot.connected()
     robot.wait(camera.get_subscription_count, "the logger's subscription to the camera")
     assembler, seen = Assembler(contract), []
