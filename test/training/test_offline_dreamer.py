@@ -21,10 +21,11 @@ from wm_ros.data.episode import Episode
 from wm_ros.export.controller import versions
 from wm_ros.runtime.artifact import TrainingBag
 from wm_ros.runtime.controller import ControllerSession
+from wm_ros.training.bag_policy import BagPolicyPlan
 from wm_ros.training.bag_set import BagSet
 from wm_ros.training.config import DreamerAgentConfig
 from wm_ros.training.dreamer_learner import V1_FIT
-from wm_ros.training.offline_dreamer import OfflineDreamerPlan, OfflineDreamerTraining
+from wm_ros.training.offline_dreamer import OfflineDreamerTraining
 
 
 def recordings(count: int = 8, ticks: int = 30, camera: bool = False) -> list[Episode]:
@@ -54,7 +55,7 @@ def training(folder: Path, updates: int, episodes: list[Episode] | None = None, 
     rates = {"learning_rate": 5e-3, "actor_rate": 1e-2, "critic_rate": 5e-3, "optimizer": adam}
     agent = DreamerAgentConfig(config(), replace(fit(), discount=0.8, entropy=1e-4, **rates))
     bag = TrainingBag(path="memory", sha256="0" * 64)
-    plan = OfflineDreamerPlan((robot or slider()).canonical_json(), agent, (bag,), (), versions(), updates)
+    plan = BagPolicyPlan((robot or slider()).canonical_json(), agent, (bag,), (), versions(), updates)
     return OfflineDreamerTraining(plan, BagSet([bag], [recordings() if episodes is None else episodes]), folder)
 
 

@@ -22,10 +22,11 @@ from wm_ros.models.ensemble import EnsembleConfig
 from wm_ros.runtime.artifact import TrainingBag
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.training import pessimism
+from wm_ros.training.bag_policy import BagPolicyPlan
 from wm_ros.training.bag_set import BagSet
 from wm_ros.training.config import MbpoAgentConfig, PolicyConfig, SacAgentConfig
 from wm_ros.training.mbpo_learner import MbpoFitConfig, ModelFitConfig
-from wm_ros.training.offline_policy import OfflinePolicyPlan, OfflinePolicyTraining
+from wm_ros.training.offline_policy import OfflinePolicyTraining
 
 CLIFF = 1.2
 """Where the slider falls; recordings end at 1."""
@@ -64,7 +65,7 @@ AGENT = MbpoAgentConfig(
 
 def training(agent: PolicyConfig, folder: Path, updates: int, episodes: list[Episode] | None = None) -> OfflinePolicyTraining:
     bag = TrainingBag(path="memory", sha256="0" * 64)
-    plan = OfflinePolicyPlan(slider().canonical_json(), agent, (bag,), (), versions(), updates)
+    plan = BagPolicyPlan(slider().canonical_json(), agent, (bag,), (), versions(), updates)
     return OfflinePolicyTraining(plan, BagSet([bag], [episodes or recordings()]), folder)
 
 

@@ -19,7 +19,7 @@ from wm_ros.contract.errors import UserError
 from wm_ros.planners.cem import CEMConfig
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.training import simulated_kinds
-from wm_ros.training.config import DreamerAgentConfig, load_simulated
+from wm_ros.training.config import DreamerAgentConfig, load_policy_or_dreamer
 from wm_ros.training.dreamer_learner import V1_FIT, V2_FIT
 from wm_ros.training.simulated import SimulatedPlan
 from wm_ros.training.simulated_dreamer import DreamerLook, DreamerTraining
@@ -143,17 +143,17 @@ def test_the_exported_file_drives_the_robot_and_the_tables_are_written(tmp_path:
 
 
 def test_the_shipped_settings_are_those_of_the_versions_and_a_wrong_field_is_named(tmp_path: Path) -> None:
-    assert isinstance(load_simulated("dreamer"), DreamerAgentConfig)
-    assert load_simulated("planet").dreamer.act == "planner"
-    assert load_simulated("dreamer_v1") == DreamerAgentConfig(V1, V1_FIT)
-    assert load_simulated("dreamer_v2") == DreamerAgentConfig(V2, V2_FIT)
+    assert isinstance(load_policy_or_dreamer("dreamer"), DreamerAgentConfig)
+    assert load_policy_or_dreamer("planet").dreamer.act == "planner"
+    assert load_policy_or_dreamer("dreamer_v1") == DreamerAgentConfig(V1, V1_FIT)
+    assert load_policy_or_dreamer("dreamer_v2") == DreamerAgentConfig(V2, V2_FIT)
     path = tmp_path / "mine.yaml"
     path.write_text("dreamer: {rssm: {deters: 3}}\n")
     with pytest.raises(UserError, match=r"dreamer\.rssm\.deters: unknown field"):
-        load_simulated(path)
+        load_policy_or_dreamer(path)
     path.write_text("dreamer: {rssm: {deter: 30, blocks: 7}}\n")
     with pytest.raises(UserError, match="blocks 7 must be 0 or divide deter 30"):
-        load_simulated(path)
+        load_policy_or_dreamer(path)
 
 
 def test_more_simulators_than_there_are_stretches_for_are_refused(tmp_path: Path) -> None:

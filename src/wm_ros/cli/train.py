@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from wm_ros.bringup.interrupt import held_back
-from wm_ros.cli import train_dreamer, train_policy, train_sim
-from wm_ros.cli.display import Display, make_folder
+from wm_ros.cli import train_bags, train_policy, train_sim
+from wm_ros.cli.display import Display
+from wm_ros.cli.going_on import refuse_others, warn_of_versions
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
 from wm_ros.runtime.signature import SigningKey
 
 if TYPE_CHECKING:
-    from wm_ros.data.bag_reader import Loss
     from wm_ros.training.offline import OfflineTraining
 
 OUTPUTS = ("controller.onnx", "model.safetensors", "metrics.json", "metrics.csv", "report.html")
@@ -88,8 +88,6 @@ class Train:
             return train_sim.train(self, folder, self._key())
         if self._policy(folder):
             return train_policy.train(self, folder, self._key())
-        if self._dreamer(folder):
-            return train_dreamer.train(self, folder, self._key())
         show = Display()
         try:
             training = self._resumed(folder, show) if self.resume else self._begun(folder, show)
@@ -129,21 +127,11 @@ class Train:
         if not self.resume:
             from wm_ros.training import config
 
-            return self.agent is not None and config.is_policy(self.agent)
+            return self.agent is not None and (config.is_policy(self.agent) or config.is_dreamer(self.agent))
         from wm_ros.training import checkpoint
-        from wm_ros.training.offline_policy import CHECKPOINT, OfflinePolicyPlan
+        from wm_ros.training.bag_policy import CHECKPOINT, BagPolicyPlan
 
-        return checkpoint.holds(folder / CHECKPOINT, OfflinePolicyPlan)
-
-    def _dreamer(self, folder: Path) -> bool:
-        if not self.resume:
-            from wm_ros.training import config
-
-            return self.agent is not None and config.is_dreamer(self.agent)
-        from wm_ros.training import checkpoint
-        from wm_ros.training.offline_dreamer import CHECKPOINT, OfflineDreamerPlan
-
-        return checkpoint.holds(folder / CHECKPOINT, OfflineDreamerPlan)
+        return checkpoint.holds(folder / CHECKPOINT, BagPolicyPlan)
 
     def _check(self) -> None:
         if not self.resume and not (self.contract and any(self.bag)):
@@ -159,33 +147,17 @@ class Train:
 
     def _begun(self, folder: Path, show: Display) -> OfflineTraining:
         from wm_ros.export.controller import versions
-        from wm_ros.training import bag_set, config
+        from wm_ros.training import config
         from wm_ros.training.checkpoint import Plan
         from wm_ros.training.offline import CHECKPOINT, OfflineTraining
 
         contract, agent = schema.load(self.contract), config.load(self.agent or "pets")
-        paths, nothing = bag_set.find(pattern for patterns in self.bag for pattern in patterns)
-        make_folder(folder, (*OUTPUTS, CHECKPOINT))
-        show.begin("reading bags", len(paths))
-        data = bag_set.read(
-            paths,
-            contract,
-            agent.pets.stride,
-            namespace=self.namespace,
-            force=self.force,
-            on_bag=lambda path: show.advance(),
-            on_loss=lambda loss: show.line(_lost(loss)),
-        )
-        refused = [*nothing, *data.refused]
-        for _, reason in refused:
-            show.line(f"not used: {reason}")
-        if not data.bags:
-            raise UserError(f"bag: none of {len(refused)} can train {contract.name}: see above, and `wm-ros bag check`")
+        read = train_bags.read(self, contract, agent.pets.stride, folder, (*OUTPUTS, CHECKPOINT), show)
         plan = Plan(
             contract=contract.canonical_json(),
             agent=agent,
-            bags=tuple(data.bags),
-            refused=tuple(refused),
+            bags=tuple(read.data.bags),
+            refused=read.refused,
             versions=versions(),
             seed=self.seed or 0,
             holdout=self.holdout,
@@ -193,40 +165,31 @@ class Train:
             force=self.force,
             threads=self.threads or os.cpu_count() or 1,
         )
-        training = OfflineTraining(plan, data, folder, self.checkpoint_every, self._key())
+        training = OfflineTraining(plan, read.data, folder, self.checkpoint_every, self._key())
         training.save()
-        kept = [e for episodes in training.training for e in episodes]
-        show.line(
-            f"{len(data.bags)} of {len(paths) + len(nothing)} bags, {len(kept)} episodes with {sum(map(len, kept))} steps to learn from, "
-            f"{len(training.held_out)} held out"
-        )
+        show.line(read.said(training))
         return training
 
     def _resumed(self, folder: Path, show: Display) -> OfflineTraining:
-        from wm_ros.export.controller import versions
         from wm_ros.training import bag_set, checkpoint, config
         from wm_ros.training.offline import CHECKPOINT, OfflineTraining
 
         path = folder / CHECKPOINT
-        plan, _ = checkpoint.read(path)
-        differing = [
-            name
-            for name, differs in (
-                ("contract", bool(self.contract) and schema.load(self.contract).canonical_json() != plan.contract),
-                ("agent", self.agent is not None and config.load(self.agent) != plan.agent),
-                ("seed", self.seed is not None and self.seed != plan.seed),
-            )
-            if differs
-        ]
-        if differing:
-            raise UserError(f"{path}: was begun with another {' and '.join(differing)}: leave that option away, or begin in another folder")
+        plan = checkpoint.read_plan(path, checkpoint.Plan)
+        refuse_others(
+            path,
+            {
+                "contract": bool(self.contract) and schema.load(self.contract).canonical_json() != plan.contract,
+                "agent": self.agent is not None and config.load(self.agent) != plan.agent,
+                "seed": self.seed is not None and self.seed != plan.seed,
+            },
+        )
         named, _ = bag_set.find(pattern for patterns in self.bag for pattern in patterns)
         known = {bag.path for bag in plan.bags} | {path for path, _ in plan.refused}
         new = [str(path) for path in named if str(path) not in known]
         if new:
             show.line(f"not learned from, since they were not there when this training began: {', '.join(new)}")
-        if plan.versions != versions():
-            show.line(f"warning: begun with {plan.versions}, now {versions()}: the last bits may differ")
+        warn_of_versions(plan.versions, show)
         show.begin("reading bags", len(plan.bags))
         training = OfflineTraining.resume(folder, self.checkpoint_every, lambda path: show.advance(), self._key())
         show.line(f"going on after {training.fit.done} of {training.fit.config.steps} steps")
@@ -243,7 +206,3 @@ class Train:
             if looked:
                 figures = f"loss {fit.train_loss[-1]:.3f}, validation error {fit.holdout_error[-1]:.4f}"
                 show.look(figures, f"step {fit.done} of {fit.config.steps}: {figures}, {time.monotonic() - started:.1f} s")
-
-
-def _lost(loss: Loss) -> str:
-    return f"warning: {loss.path}: {loss.bytes} bytes are lost: {loss.reason}"

@@ -1,4 +1,4 @@
-"""wm-ros train --bag with MBPO or SAC: a policy from recorded bags alone."""
+"""wm-ros train --bag with MBPO, SAC or Dreamer: a policy from recorded bags alone."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wm_ros.bringup.interrupt import held_back
-from wm_ros.cli.display import Display, make_folder
+from wm_ros.cli import train_bags
+from wm_ros.cli.display import Display
+from wm_ros.cli.going_on import refuse_others, warn_of_versions
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
 from wm_ros.runtime.signature import SigningKey
 
 if TYPE_CHECKING:
     from wm_ros.cli.train import Train
-    from wm_ros.training.offline_policy import OfflinePolicyTraining
+    from wm_ros.training.bag_policy import BagPolicyPlan, BagPolicyTraining
 
-OUTPUTS = ("controller.onnx", "model.safetensors", "metrics.json", "metrics.csv", "report.html")
+OUTPUTS = ("controller.onnx", "model.safetensors", "metrics.json", "metrics.csv")
+REPORT = "report.html"
+"""Of MBPO and SAC; Dreamer's figures are in `metrics.csv`."""
 
 
 def train(options: Train, folder: Path, signing_key: SigningKey | None) -> int:
@@ -29,9 +33,10 @@ def train(options: Train, folder: Path, signing_key: SigningKey | None) -> int:
             _learn(training, show)
             show.line("exporting, checking the controller")
             training.finish()
-            from wm_ros.viz.bag_policy_report import write_bag_policy_report
+            if _reported(training.plan):
+                from wm_ros.viz.bag_policy_report import write_bag_policy_report
 
-            write_bag_policy_report(folder)
+                write_bag_policy_report(folder)
             training.done_with()
         except KeyboardInterrupt:
             with held_back():
@@ -42,43 +47,37 @@ def train(options: Train, folder: Path, signing_key: SigningKey | None) -> int:
             ) from None
     finally:
         show.close()
-    print(f"controller {folder / 'controller.onnx'}\nreport     {folder / 'report.html'}")
+    print(f"controller {folder / 'controller.onnx'}")
+    if _reported(training.plan):
+        print(f"report     {folder / REPORT}")
     print(f"metrics    {folder / 'metrics.json'}, metrics.csv")
     return 0
 
 
-def _begun(options: Train, folder: Path, signing_key: SigningKey | None, show: Display) -> OfflinePolicyTraining:
+def _reported(plan: BagPolicyPlan) -> bool:
+    from wm_ros.training.config import DreamerAgentConfig
+
+    return not isinstance(plan.agent, DreamerAgentConfig)
+
+
+def _begun(options: Train, folder: Path, signing_key: SigningKey | None, show: Display) -> BagPolicyTraining:
     from wm_ros.export.controller import versions
-    from wm_ros.training import bag_set, config
-    from wm_ros.training.offline_policy import CHECKPOINT, OfflinePolicyPlan, OfflinePolicyTraining
+    from wm_ros.training import config
+    from wm_ros.training.bag_policy import CHECKPOINT, BagPolicyPlan
+    from wm_ros.training.bag_policy_kinds import kind_of
 
     if options.updates < 1:
         raise UserError(f"updates: {options.updates} must be at least 1")
-    contract, agent = schema.load(options.contract), config.load_policy(options.agent or "mbpo_bags")
-    paths, nothing = bag_set.find(pattern for patterns in options.bag for pattern in patterns)
-    make_folder(folder, (*OUTPUTS, CHECKPOINT))
-    show.begin("reading bags", len(paths))
-    data = bag_set.read(
-        paths,
-        contract,
-        1,
-        namespace=options.namespace,
-        force=options.force,
-        on_bag=lambda path: show.advance(),
-        on_loss=lambda loss: show.line(f"warning: {loss.path}: {loss.bytes} bytes are lost: {loss.reason}"),
-    )
-    refused = [*nothing, *data.refused]
-    for _, reason in refused:
-        show.line(f"not used: {reason}")
-    if not data.bags:
-        raise UserError(f"bag: none of {len(refused)} can train {contract.name}: see above, and `wm-ros bag check`")
+    assert options.agent is not None, "another agent than PETS is always named"
+    contract, agent = schema.load(options.contract), config.load_policy_or_dreamer(options.agent)
+    read = train_bags.read(options, contract, 1, folder, (*OUTPUTS, REPORT, CHECKPOINT), show)
     if isinstance(agent, config.SacAgentConfig):
         show.line("warning: sac from bags only guesses what actions are worth that nobody took, and prefers them: take --agent mbpo_bags")
-    plan = OfflinePolicyPlan(
+    plan = BagPolicyPlan(
         contract=contract.canonical_json(),
         agent=agent,
-        bags=tuple(data.bags),
-        refused=tuple(refused),
+        bags=tuple(read.data.bags),
+        refused=read.refused,
         versions=versions(),
         updates=options.updates,
         seed=options.seed or 0,
@@ -87,43 +86,35 @@ def _begun(options: Train, folder: Path, signing_key: SigningKey | None, show: D
         force=options.force,
         threads=options.threads or os.cpu_count() or 1,
     )
-    training = OfflinePolicyTraining(plan, data, folder, options.checkpoint_every, signing_key, show.line)
+    training = kind_of(plan)(plan, read.data, folder, options.checkpoint_every, signing_key, show.line)
     training.save()
-    kept = [e for episodes in training.training for e in episodes]
-    show.line(
-        f"{len(data.bags)} of {len(paths) + len(nothing)} bags, {len(kept)} episodes with {sum(map(len, kept))} steps to learn from, "
-        f"{len(training.held_out)} held out"
-    )
+    show.line(read.said(training))
     return training
 
 
-def _resumed(options: Train, folder: Path, signing_key: SigningKey | None, show: Display) -> OfflinePolicyTraining:
-    from wm_ros.export.controller import versions
+def _resumed(options: Train, folder: Path, signing_key: SigningKey | None, show: Display) -> BagPolicyTraining:
     from wm_ros.training import checkpoint, config
-    from wm_ros.training.offline_policy import CHECKPOINT, OfflinePolicyPlan, OfflinePolicyTraining
+    from wm_ros.training.bag_policy import CHECKPOINT, BagPolicyPlan
+    from wm_ros.training.bag_policy_kinds import kind_of
 
     path = folder / CHECKPOINT
-    plan, _ = checkpoint.read_as(path, OfflinePolicyPlan)
-    differing = [
-        name
-        for name, differs in (
-            ("contract", bool(options.contract) and schema.load(options.contract).canonical_json() != plan.contract),
-            ("agent", options.agent is not None and config.load_policy(options.agent) != plan.agent),
-            ("seed", options.seed is not None and options.seed != plan.seed),
-        )
-        if differs
-    ]
-    if differing:
-        raise UserError(f"{path}: was begun with another {' and '.join(differing)}: leave that option away, or begin in another folder")
-    if plan.versions != versions():
-        show.line(f"warning: begun with {plan.versions}, now {versions()}: the last bits may differ")
+    plan = checkpoint.read_plan(path, BagPolicyPlan)
+    refuse_others(
+        path,
+        {
+            "contract": bool(options.contract) and schema.load(options.contract).canonical_json() != plan.contract,
+            "agent": options.agent is not None and config.load_policy_or_dreamer(options.agent) != plan.agent,
+            "seed": options.seed is not None and options.seed != plan.seed,
+        },
+    )
+    warn_of_versions(plan.versions, show)
     show.begin("reading bags", len(plan.bags))
-    training = OfflinePolicyTraining.resume(folder, options.checkpoint_every, lambda path: show.advance(), signing_key, show.line)
+    training = kind_of(plan).resume(folder, options.checkpoint_every, lambda path: show.advance(), signing_key, show.line)
     show.line(f"going on after {training.updates} of {plan.updates} updates")
     return training
 
 
-def _learn(training: OfflinePolicyTraining, show: Display) -> None:
+def _learn(training: BagPolicyTraining, show: Display) -> None:
     if training.model_fit is not None:
         show.begin("fitting the model", training.model_fit.config.steps, training.model_fit.done)
     else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from wm_ros.bringup.interrupt import held_back
 from wm_ros.cli.display import Display, make_folder
+from wm_ros.cli.going_on import refuse_others, warn_of_versions
 from wm_ros.contract import resources, schema
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
@@ -85,7 +86,7 @@ def _begun(options: Train, folder: Path, signing_key: SigningKey | None, show: D
     make_folder(folder, (*OUTPUTS, CHECKPOINT))
     plan = SimulatedPlan(
         contract=contract.canonical_json(),
-        agent=config.load_simulated(options.agent or "sac"),
+        agent=config.load_policy_or_dreamer(options.agent or "sac"),
         frames=options.frames or FRAMES,
         evaluate_every=options.evaluate_every,
         versions=versions(),
@@ -105,28 +106,22 @@ def _begun(options: Train, folder: Path, signing_key: SigningKey | None, show: D
 
 
 def _resumed(options: Train, folder: Path, signing_key: SigningKey | None, show: Display) -> SimulatedTraining:
-    from wm_ros.export.controller import versions
     from wm_ros.training import config, simulated_kinds
     from wm_ros.training.simulated import CHECKPOINT
 
     training = simulated_kinds.resume(folder, signing_key)
     plan = training.plan
     named = bool(options.contract or options.env)
-    differing = [
-        name
-        for name, differs in (
-            ("contract", named and _contract(options)[0].canonical_json() != plan.contract),
-            ("agent", options.agent is not None and config.load_simulated(options.agent) != plan.agent),
-            ("seed", options.seed is not None and options.seed != plan.seed),
-            ("number of frames", options.frames is not None and options.frames != plan.frames),
-        )
-        if differs
-    ]
-    if differing:
-        path = folder / CHECKPOINT
-        raise UserError(f"{path}: was begun with another {' and '.join(differing)}: leave that option away, or begin in another folder")
-    if plan.versions != versions():
-        show.line(f"warning: begun with {plan.versions}, now {versions()}: the last bits may differ")
+    refuse_others(
+        folder / CHECKPOINT,
+        {
+            "contract": named and _contract(options)[0].canonical_json() != plan.contract,
+            "agent": options.agent is not None and config.load_policy_or_dreamer(options.agent) != plan.agent,
+            "seed": options.seed is not None and options.seed != plan.seed,
+            "number of frames": options.frames is not None and options.frames != plan.frames,
+        },
+    )
+    warn_of_versions(plan.versions, show)
     show.line(f"going on after {training.frames} of {plan.frames} frames")
     return training
 

@@ -71,6 +71,16 @@ def writing(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder}: cannot be written to: {error.strerror}: mend this, then go on with --resume") from None
 
 
+def read_plan(path: Path, kind: type[Kind]) -> Kind:
+    """What is trained, without how far it is: of a checkpoint with many recorded pictures, a small part.
+
+    Raises:
+        UserError: there is no checkpoint, it is damaged, or its plan is of another kind.
+    """
+    with _opened(path) as file:
+        return TypeAdapter(kind).validate_json((file.metadata() or {})[_KEY])
+
+
 def read(path: Path) -> tuple[Plan, dict[str, Tensor]]:
     """`read_as` for a training from bags."""
     return read_as(path, Plan)
@@ -80,23 +90,29 @@ def read_as(path: Path, kind: type[Kind]) -> tuple[Kind, dict[str, Tensor]]:
     """Reads what `write` wrote of a plan of this kind; no pickle.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: as for `read_plan`.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file, so there is nothing to go on with: leave --resume away to begin")
-    try:
-        with safe_open(path, "pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-            return TypeAdapter(kind).validate_json((file.metadata() or {})[_KEY]), state
-    except (OSError, SafetensorError, KeyError, ValidationError) as error:
-        why = str(error).splitlines()[0]
-        raise UserError(f"{path}: damaged, or of another version: {why}: begin anew in another folder") from None
+    plan = read_plan(path, kind)
+    with _opened(path) as file:
+        return plan, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
 
 
 def holds(path: Path, kind: type) -> bool:
     """Whether the file is a checkpoint with a plan of this kind; False also where there is none."""
     try:
-        read_as(path, kind)
+        read_plan(path, kind)
     except UserError:
         return False
     return True
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, so there is nothing to go on with: leave --resume away to begin")
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (OSError, SafetensorError, KeyError, ValidationError) as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f"{path}: damaged, or of another version: {why}: begin anew in another folder") from None

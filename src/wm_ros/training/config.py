@@ -103,8 +103,8 @@ def is_dreamer(name: str | Path) -> bool:
     return "dreamer" in _parts(name)
 
 
-def load_simulated(name: str | Path) -> PolicyConfig | DreamerAgentConfig:
-    """`load_as` for a training in simulation: for Dreamer where the file has its part, else `load_policy`."""
+def load_policy_or_dreamer(name: str | Path) -> PolicyConfig | DreamerAgentConfig:
+    """`load_as` for Dreamer where the file has its part, else `load_policy`."""
     return load_as(name, DreamerAgentConfig) if is_dreamer(name) else load_policy(name)
 
 

@@ -19,8 +19,7 @@ def begin(plan: SimulatedPlan, folder: Path, signing_key: SigningKey | None = No
 
 def resume(folder: Path, signing_key: SigningKey | None = None) -> SimulatedTraining:
     """See `SimulatedTraining.resume`."""
-    plan, _ = checkpoint.read_as(folder / CHECKPOINT, SimulatedPlan)
-    return _kind(plan).resume(folder, signing_key)
+    return _kind(checkpoint.read_plan(folder / CHECKPOINT, SimulatedPlan)).resume(folder, signing_key)
 
 
 def _kind(plan: SimulatedPlan) -> type[SimulatedTraining]:
