@@ -182,13 +182,6 @@ def test_an_interrupt_during_a_fit_ends_the_trainer_and_leaves_no_half_file(fold
         robot.close()
 
 
-def test_an_agent_that_cannot_learn_beside_a_robot_is_refused_in_one_line(folder: Path) -> None:
-    process = Process("trainer", "trainer_dreamer", folder / "dreamer.log", agent="dreamer", run_directory=folder / "dreamer")
-    assert process.process.wait(60) == 2
-    lines = [line for line in process.output.splitlines() if line.strip()]
-    assert len(lines) == 1 and "dreamer does not learn beside a robot, only pets and sac do" in lines[0]
-
-
 def test_a_faulty_agent_file_is_said_in_one_line(folder: Path) -> None:
     path = folder / "faulty.yaml"
     path.write_text("pets: {strid: 2}")

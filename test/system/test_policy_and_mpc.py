@@ -8,6 +8,7 @@ import signal
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_controller
@@ -103,30 +104,45 @@ def test_the_gate_switches_between_policy_and_mpc_while_the_robot_moves_without_
     assert statistics.median(step for step in steps if step > 1e-9) < 0.1
 
 
+_SAC: dict[str, Any] = {"sac": {"layers": 1, "width": 16}, "fit": {"batch": 16, "warm_up": 30, "updates_per_step": 0.2}}
+AGENTS: dict[str, dict[str, Any]] = {
+    "sac": _SAC,
+    "mbpo": {
+        **_SAC,
+        "mbpo": {"model_every": 50, "rollouts": 2, "ensemble": {"members": 2, "elites": 1, "layers": 1, "width": 8}},
+        "model_fit": {"steps": 20, "batch": 16},
+    },
+    "dreamer": {
+        "dreamer": {"rssm": {"deter": 16, "hidden": 8, "groups": 2, "classes": 4, "blocks": 2}, "world": {"units": 8}, "units": 8},
+        "fit": {"batch": 2, "length": 8, "horizon": 3, "warm_up": 30, "train_ratio": 1.0},
+    },
+}
+
+
+@pytest.mark.parametrize("name", AGENTS)
 def test_a_killed_trainer_leaves_the_robot_under_the_last_policy_and_goes_on_with_what_it_had_learned(
-    listener: Listener, tmp_path: Path, short_task: Path
+    listener: Listener, tmp_path: Path, short_task: Path, name: str
 ) -> None:
     agent = tmp_path / "agent.yaml"
-    fit = {"batch": 16, "warm_up": 30, "updates_per_step": 0.2}
-    agent.write_text(yaml.safe_dump({"sac": {"layers": 1, "width": 16}, "fit": fit}))
+    agent.write_text(yaml.safe_dump(AGENTS[name]))
     options = SystemOptions(
         namespace=listener.namespace, contract=str(short_task), agent=str(agent), train=True, episodes=1000, run_directory=str(tmp_path)
     )
     deaths: list[Death] = []
     with Supervisor(tmp_path / "logs") as supervisor:
         supervisor.start(describe(options))
-        listener.wait(lambda: [p for p in listener.policies if p.agent == "sac"], "a learned policy to serve")
+        listener.wait(lambda: [p for p in listener.policies if p.agent == name], "a learned policy to serve")
         first = supervisor.pid("trainer")
         os.kill(first, signal.SIGKILL)
-        last, driven = listener.policies[-1], len(listener.passed("sac:"))
+        last, driven = listener.policies[-1], len(listener.passed(f"{name}:"))
         listener.wait(lambda: deaths.extend(supervisor.poll()) or deaths, "the death to be noticed")
         # It is started again two seconds later: until then nobody can have a newer policy.
-        listener.wait(lambda: len(listener.passed("sac:")) >= driven + 20, "the robot to be driven on")
+        listener.wait(lambda: len(listener.passed(f"{name}:")) >= driven + 20, "the robot to be driven on")
         listener.wait(lambda: deaths.extend(supervisor.poll()) or supervisor.pid("trainer") != first, "another trainer")
         listener.wait(lambda: listener.policies[-1].episodes > last.episodes + 1, "newer policies, swapped in while the robot moves")
         assert [(d.name, d.respawned) for d in deaths] == [("trainer", True)]
     newest = listener.policies[-1]
-    assert newest.agent == "sac" and newest.version > last.version
+    assert newest.agent == name and newest.version > last.version
     contract = schema.load(short_task)
     learned, before = (ControllerSession.load(n.path, contract).metadata.training_bags for n in (newest, last))
     assert learned[: len(before)] == before and len(learned) > len(before)

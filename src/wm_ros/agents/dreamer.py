@@ -163,6 +163,11 @@ class Actor(nn.Module):
         return sample + (cut - sample).detach() if torch.is_grad_enabled() and sample.requires_grad else cut
 
 
+def wandering(action: Tensor, deviation: float, noise: Tensor) -> Tensor:
+    """Actions `[..., A]` in half ranges with Gaussian noise, within [-1, 1] (V1, section 3)."""
+    return (action + deviation * noise).clamp(-1.0, 1.0)
+
+
 def log_density(sample: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Of samples `[..., A]` before they are limited, summed over the joints `[...]`."""
     return (-0.5 * ((sample - mean) / std).square() - std.log() - 0.5 * math.log(2.0 * math.pi)).sum(-1)
@@ -293,10 +298,16 @@ class DreamerController(Controller):
 
     agent = "dreamer"
 
-    def __init__(self, contract: Contract, config: DreamerConfig, explore: bool = False) -> None:
-        """Args: contract, networks, and whether to draw from the actor's Gaussian (one more noise input) or to take its mean."""
+    def __init__(self, contract: Contract, config: DreamerConfig, explore: bool = False, explore_noise: float = 0.0) -> None:
+        """
+        Args:
+            contract: of the robot.
+            config: the networks.
+            explore: whether to draw from the actor's Gaussian (one more noise input), or to take its mean.
+            explore_noise: deviation of further noise on the actions, in half ranges (one more input).
+        """
         super().__init__()
-        self.config = {**asdict(config), "explore": explore}
+        self.config = {**asdict(config), "explore": explore, "explore_noise": explore_noise}
         self.networks = DreamerNetworks(contract, config)
         latent = self.networks.world.rssm.latent
         self.carry = {"deter": (config.rssm.deter,), "stoch": (latent.size,), "action": (contract.action_size,)}
@@ -307,7 +318,9 @@ class DreamerController(Controller):
             self.plan_period_s = contract.control.period_s
         if explore:
             self.noise["action"] = NoiseSpec((contract.action_size,))
-        self._explore = explore
+        if explore_noise:
+            self.noise["explore"] = NoiseSpec((contract.action_size,))
+        self._explore, self._explore_noise = explore, explore_noise
 
     def forward(
         self, observation: Tensor, carry: dict[str, Tensor], noise: dict[str, Tensor], images: Pictures = NO_PICTURES
@@ -318,6 +331,8 @@ class DreamerController(Controller):
         state = networks.world.rssm.observe_step(before, carry["action"].unsqueeze(0), embedded, noise["latent"].unsqueeze(0))
         mean, std = networks.actor(state.feature)
         action = networks.actor.limited(mean + std * noise["action"] if self._explore else mean)
+        if self._explore_noise:
+            action = wandering(action, self._explore_noise, noise["explore"])
         value = networks.critic.kind.steady_mean(networks.critic(state.feature))
         following = {"deter": state.deter[0], "stoch": state.stoch[0], "action": action[0]}
         return {"action": networks.to_contract(action)[0], "value": value[0], "next": following}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wm_ros.agents.controller import Controller, NoiseSpec
-from wm_ros.agents.dreamer import DreamerConfig, DreamerController, DreamerNetworks
+from wm_ros.agents.dreamer import DreamerConfig, DreamerController, DreamerNetworks, wandering
 from wm_ros.contract.schema import Contract
 from wm_ros.models.rssm import State
 from wm_ros.models.rssm_planning import LatentModel
@@ -40,9 +40,10 @@ class PlanetController(Controller):
 
     agent = DreamerController.agent
 
-    def __init__(self, contract: Contract, config: DreamerConfig) -> None:
+    def __init__(self, contract: Contract, config: DreamerConfig, explore_noise: float = 0.0) -> None:
+        """Args: contract, networks and planner, and the deviation of noise on the actions, in half ranges (one more noise input)."""
         super().__init__()
-        self.config = asdict(config)
+        self.config = {**asdict(config), "explore_noise": explore_noise}
         self.networks = DreamerNetworks(contract, config)
         self._plan = LatentPlanner(contract, config, self.networks)
         self.differentiates = self._plan.differentiates
@@ -50,6 +51,9 @@ class PlanetController(Controller):
         self.carry = {"deter": (config.rssm.deter,), "stoch": (latent.size,), "action": (contract.action_size,)}
         self.noise = {"latent": NoiseSpec((latent.noise,), latent.distribution)}
         self.noise |= {name: NoiseSpec(shape) for name, shape in self._plan.noise.items()}
+        self._explore_noise = explore_noise
+        if explore_noise:
+            self.noise["explore"] = NoiseSpec((contract.action_size,))
         self.images = dict(self.networks.world.images)
         self.plan_period_s = contract.control.period_s
 
@@ -61,14 +65,18 @@ class PlanetController(Controller):
         embedded = networks.world.embed(observation.unsqueeze(0), images)
         state = networks.world.rssm.observe_step(before, carry["action"].unsqueeze(0), embedded, noise["latent"].unsqueeze(0))
         plan = self._plan(state.feature[0], {name: noise[name] for name in self._plan.noise})
+        action, half = plan.action, networks.to_half_ranges(plan.action)
+        if self._explore_noise:
+            half = wandering(half, self._explore_noise, noise["explore"])
+            action = networks.to_contract(half)
         result = {
-            "action": plan.action,
+            "action": action,
             "value": plan.value,
             "plan.action": plan.actions,
             "candidates.return": plan.returns,
             "plan.iterations": plan.iterations,
             "ok": plan.ok,
-            "next": {"deter": state.deter[0], "stoch": state.stoch[0], "action": networks.to_half_ranges(plan.action)},
+            "next": {"deter": state.deter[0], "stoch": state.stoch[0], "action": half},
         }
         if networks.world.decoder is not None:
             result["plan.observation"] = self._decoded(plan.observations)
@@ -80,6 +88,11 @@ class PlanetController(Controller):
         return self.networks.world.decode(State(feature[..., :deter], feature[..., deter:]))
 
 
-def controller_of(contract: Contract, config: DreamerConfig) -> DreamerController | PlanetController:
-    """The untrained controller that the settings ask for."""
-    return PlanetController(contract, config) if config.act == "planner" else DreamerController(contract, config)
+def controller_of(
+    contract: Contract, config: DreamerConfig, explore: bool = False, explore_noise: float = 0.0
+) -> DreamerController | PlanetController:
+    """The untrained controller that the settings ask for; to explore, the actor draws from its Gaussian, and both add the noise."""
+    deviation = explore_noise if explore else 0.0
+    if config.act == "planner":
+        return PlanetController(contract, config, deviation)
+    return DreamerController(contract, config, explore, deviation)

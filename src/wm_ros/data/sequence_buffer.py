@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wm_ros.data.episode import Episode
 from wm_ros.data.mapped import mapped
 from wm_ros.data.replay import ReplayOptions
 
@@ -93,6 +94,18 @@ class SequenceBuffer:
     ) -> None:
         """The action [A] led to this reward, observation [O] and images [H, W, C]."""
         self._put(world, images, observation=observation, action=action, reward=reward, terminated=terminated, first=False)
+
+    def take(self, world: int, episode: Episode) -> None:
+        """A whole episode of this world."""
+        names = [name.removeprefix(_IMAGES) for name in self._columns if name.startswith(_IMAGES)]
+
+        def seen(t: int) -> dict[str, NDArray[np.uint8]]:
+            return {name: episode.images[name][t] for name in names}
+
+        self.begin(world, episode.observation[0], seen(0))
+        for t in range(len(episode)):
+            reward, terminated = float(episode.reward[t]), bool(episode.terminated[t])
+            self.add(world, episode.action[t], reward, episode.observation[t + 1], terminated, seen(t + 1))
 
     def _put(self, world: int, images: Mapping[str, NDArray[np.uint8]], **row: Any) -> None:
         row |= {_IMAGES + name: frame for name, frame in images.items()}

@@ -6,7 +6,6 @@ import os
 import queue
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +36,13 @@ class Trainer(WmNode):
     """Learns from every training bag that `log/segment` announces; training runs in a thread of its own."""
 
     parameters = {
-        "agent": Param("pets", "Agent configuration, pets or sac: a YAML file, or the name of one in config/agents"),
+        "agent": Param("pets", "Agent configuration, pets, sac, mbpo or dreamer: a YAML file, or the name of one in config/agents"),
         "run_directory": Param("runs/up", "Folder of the run; controllers go to models/NNNN/ below it"),
         "bag_folder": Param("", "Only bags below this folder are read when `log/segment` announces them; empty: bags below run_directory"),
         "signing_key": Param("", "Private key (`wm-ros key new`) that signs every controller; empty: they are not signed"),
         "threads": Param(1, "Threads for training; 0 takes every core", low=0, high=256),
-        "train_ratio": Param(0.0, "SAC: updates for each recorded tick; 0: the agent's fit.updates_per_step", low=0.0, high=1000.0),
-        "warm_up": Param(0, "SAC: ticks with random actions before the first update; 0: the agent's fit.warm_up", low=0, high=100_000_000),
+        "train_ratio": Param(0.0, "Policies: updates for each recorded tick; 0: as the agent's fit says", low=0.0, high=1000.0),
+        "warm_up": Param(0, "Policies: random ticks before the first update; 0: the agent's fit.warm_up", low=0, high=100_000_000),
         "paused": Param(False, "Training stands still; bags are kept for later, controllers go on serving", live=True),
     }
 
@@ -66,33 +65,29 @@ class Trainer(WmNode):
         directory = run / "models"
         directory.mkdir(parents=True, exist_ok=True)
         key = SigningKey.load(self.param("signing_key")) if self.param("signing_key") else None
-        kind, learners = kind_of(self.param("agent")), {"pets": self._pets, "sac": self._sac}
-        if kind not in learners:
-            able = " and ".join(learners)
-            raise UserError(f"parameter agent: {kind} does not learn beside a robot, only {able} do: use wm-ros train --sim")
-        self._learner = learners[kind](directory, key)
+        self._learner = self._made(directory, key)
         self._model = self.create_publisher(String, "model", LATCHED_QOS)
         self._progress = self.create_publisher(String, "train/progress", 10)
         self.create_service(Trigger, "~/train", self._on_train)
         self.create_service(Trigger, "~/checkpoint", self._on_checkpoint)
 
-    def _pets(self, directory: Path, key: SigningKey | None) -> Any:
+    def _made(self, directory: Path, key: SigningKey | None) -> Any:
+        """The learner of the agent."""
         from wm_ros.training import config
-        from wm_ros.training.pets_learner import PetsLearner
 
-        return PetsLearner(self.contract, config.load(self.param("agent")), directory, self.param("seed"), self._report, key)
+        agent, rest = self.param("agent"), (directory, self.param("seed"), self._report, key)
+        if kind_of(agent) == "pets":
+            from wm_ros.training.pets_learner import PetsLearner
 
-    def _sac(self, directory: Path, key: SigningKey | None) -> Any:
-        from wm_ros.training import config
-        from wm_ros.training.online_sac import OnlineSac
+            return PetsLearner(self.contract, config.load(agent), *rest)
+        from wm_ros.training.online_kinds import kind_for, paced
 
-        agent = config.load_as(self.param("agent"), config.SacAgentConfig)
-        ratio, warm_up = self.param("train_ratio") or agent.fit.updates_per_step, self.param("warm_up") or agent.fit.warm_up
+        settings = config.load_policy_or_dreamer(agent)
         try:
-            fit = replace(agent.fit, updates_per_step=ratio, warm_up=warm_up)
+            settings = paced(settings, self.param("train_ratio"), self.param("warm_up"))
         except ValueError as error:
             raise UserError(f"parameter warm_up: {error}") from None
-        return OnlineSac(self.contract, replace(agent, fit=fit), directory, self.param("seed"), self._report, key)
+        return kind_for(settings)(self.contract, settings, *rest, self.get_logger().warning)
 
     def activate(self) -> None:
         self._stopping.clear()

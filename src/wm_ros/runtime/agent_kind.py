@@ -12,7 +12,7 @@ from wm_ros.contract.errors import UserError
 
 Source = Literal["mpc", "policy"]
 
-SOURCES: dict[str, Source] = {"pets": "mpc", "sac": "policy", "dreamer": "policy"}
+SOURCES: dict[str, Source] = {"pets": "mpc", "mbpo": "policy", "sac": "policy", "dreamer": "policy"}
 """Agent → whose commands its controllers become: planners run in `mpc`, policies in `policy_server`."""
 DEFAULT = "pets"
 """Of a file that has the settings of none."""
@@ -30,6 +30,8 @@ def kind_of(name: str | Path) -> str:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not readable as YAML: {error}") from None
     found = [kind for kind in SOURCES if isinstance(data, dict) and kind in data]
+    if "mbpo" in found:
+        found = [kind for kind in found if kind != "sac"]  # the section of its policy
     if len(found) > 1:
         raise UserError(f"{path}: has sections of several agents, {' and '.join(found)}: keep one of them")
     return found[0] if found else DEFAULT

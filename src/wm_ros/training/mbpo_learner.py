@@ -93,8 +93,16 @@ class MbpoLearner:
         """What a spread of one adds to the reward."""
         return self.config.exploration - self.pessimism
 
-    def advance(self, real: TransitionBuffer, networks: SacNetworks, rng: np.random.Generator) -> None:
+    def advance(
+        self, real: TransitionBuffer, networks: SacNetworks, rng: np.random.Generator, on_step: Callable[[int], None] = lambda done: None
+    ) -> None:
         """Fits the model and imagines, where `config.model_every` transitions have come in since the last time, and the first time.
+
+        Args:
+            real: all that has come in.
+            networks: the policy.
+            rng: of every draw.
+            on_step: told the steps of a fit so far.
 
         Raises:
             UserError: the model's loss is not finite.
@@ -107,7 +115,7 @@ class MbpoLearner:
         if self.fits:
             place = (added - 1 - np.arange(min(new, real.capacity))) % real.capacity
             self.model_error = one_step_error(self.elites, _rows({k: v[place] for k, v in state.items() if k != "added"}))
-        self.fit(_rows(state))
+        self.fit(_rows(state), on_step)
         self.learned_from = added
         self.imagine(state["observation"], self.config.rollouts * self.config.model_every, self.config.lengths.at(added), networks, rng)
 
@@ -121,7 +129,7 @@ class MbpoLearner:
         self.elites.take(self.model, self.chosen)
         self.fits += 1
 
-    def fit(self, data: Transitions) -> None:
+    def fit(self, data: Transitions, on_step: Callable[[int], None] = lambda done: None) -> None:
         """Fits all members and chooses the elites.
 
         Raises:
@@ -130,6 +138,7 @@ class MbpoLearner:
         fit = self.begin_fit(data)
         try:
             while not fit.finished:
+                on_step(fit.done)
                 fit.step()
         except FloatingPointError as error:
             raise UserError(f"model: {error}, or begin anew with a lower model_fit.learning_rate") from None

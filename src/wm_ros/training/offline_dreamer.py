@@ -61,11 +61,7 @@ class OfflineDreamerTraining(BagPolicyTraining):
         rows, size = sum(len(e) + 1 for e in episodes), (self.contract.observation_size, self.contract.action_size)
         buffer = SequenceBuffer(rows, *size, images=images, options=ReplayOptions(folder=folder))
         for e in episodes:
-            frames = {name: e.images[name] for name in images}
-            buffer.begin(0, e.observation[0], {name: frame[0] for name, frame in frames.items()})
-            for t in range(len(e)):
-                seen = {name: frame[t + 1] for name, frame in frames.items()}
-                buffer.add(0, e.action[t], float(e.reward[t]), e.observation[t + 1], bool(e.terminated[t]), seen)
+            buffer.take(0, e)
         return buffer
 
     def done_with(self) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wm_ros.agents.controller import Controller
-from wm_ros.agents.dreamer import DreamerController
+from wm_ros.agents.dreamer import DreamerController, wandering
 from wm_ros.agents.planet import LatentPlanner, controller_of
 from wm_ros.contract.errors import UserError
 from wm_ros.data.replay import ReplayOptions
@@ -92,8 +92,7 @@ class DreamerTraining(SimulatedTraining):
         state = rssm.observe_step(before, self._carry["action"], embedded, draw((worlds, rssm.latent.noise), generator=generator))
         action = self._chosen(state.feature)
         if self._settings.fit.explore_noise:
-            action = action + self._settings.fit.explore_noise * torch.randn(action.shape, generator=generator)
-        action = action.clamp(-1.0, 1.0)
+            action = wandering(action, self._settings.fit.explore_noise, torch.randn(action.shape, generator=generator))
         self._carry = {"deter": state.deter, "stoch": state.stoch, "action": action}
         # Rounding may leave a limit by its last bit.
         return np.clip(networks.to_contract(action).numpy(), *self._limits)
