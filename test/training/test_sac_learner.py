@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -61,10 +62,12 @@ class Reference:
 
 
 @pytest.mark.parametrize("onednn", [True, False])
-@pytest.mark.parametrize("layers", [1, 3])
-def test_the_update_by_hand_is_the_one_that_autograd_makes(layers: int, onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("layers", "layer_norm"), [(1, "none"), (3, "none"), (1, "all"), (3, "critics")])
+def test_the_update_by_hand_is_the_one_that_autograd_makes(
+    layers: int, layer_norm: Literal["none", "critics", "all"], onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dense, "_ONEDNN", onednn and dense._ONEDNN)
-    ours = learner(config=SacConfig(layers=layers, width=24))
+    ours = learner(config=SacConfig(layers=layers, width=24, layer_norm=layer_norm))
     reference = Reference(ours)
     for step in range(4):
         reference.update(*batch(step))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from wm_ros.contract.schema import Contract
 
 CRITICS = 2
 """Twin critics: the smaller of the two values counts (section 5)."""
+LAYER_NORM_EPSILON = 1e-5
+"""Added to the variance."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,18 @@ class SacConfig:
     """Lower bound of the policy's log standard deviation, before squashing, in half ranges of the action."""
     log_std_high: float = 2.0
     """Upper bound of it."""
+    layer_norm: Literal["none", "critics", "all"] = "none"
+    """Whose hidden layers are brought to mean 0 and deviation 1 over their units before they are rectified (Ba et al. 2016, arXiv
+    1607.06450): in critics it keeps values of actions that nobody took from running away under many updates per transition (DroQ, Hiraoka et
+    al. 2022, arXiv 2110.02034)."""
     normalize: bool = True
     """Networks see every observation column minus its mean, over its standard deviation, of the data so far; False: as it is."""
 
     def __post_init__(self) -> None:
         if self.layers < 1 or self.width < 1:
             raise ValueError(f"layers {self.layers} and width {self.width} must be at least 1")
+        if self.layer_norm not in ("none", "critics", "all"):
+            raise ValueError(f"layer_norm {self.layer_norm!r} must be none, critics or all")
         if not self.log_std_low < self.log_std_high:
             raise ValueError(f"log_std_low {self.log_std_low} must be below log_std_high {self.log_std_high}")
 
@@ -42,8 +50,9 @@ class SacConfig:
 class Networks(nn.Module):
     """M networks of equal shape with rectified linear units, as batched tensors."""
 
-    def __init__(self, members: int, inputs: int, config: SacConfig, outputs: int) -> None:
+    def __init__(self, members: int, inputs: int, config: SacConfig, outputs: int, layer_norm: bool) -> None:
         super().__init__()
+        self.layer_norm = layer_norm
         sizes = [inputs, *[config.width] * config.layers, outputs]
         self.weights = nn.ParameterList(torch.zeros(members, o, i) for i, o in itertools.pairwise(sizes))
         self.biases = nn.ParameterList(torch.zeros(members, o) for o in sizes[1:])
@@ -63,6 +72,8 @@ class Networks(nn.Module):
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.transpose(1, 2))
             if i < last:
+                if self.layer_norm:
+                    hidden = nn.functional.layer_norm(hidden, hidden.shape[-1:], eps=LAYER_NORM_EPSILON)
                 hidden = torch.relu(hidden)
         return hidden
 
@@ -73,8 +84,8 @@ class SacNetworks(nn.Module):
     def __init__(self, contract: Contract, config: SacConfig) -> None:
         super().__init__()
         observations, actions = contract.observation_size, contract.action_size
-        self.policy = Networks(1, observations, config, 2 * actions)
-        self.critics = Networks(CRITICS, observations + actions, config, 1)
+        self.policy = Networks(1, observations, config, 2 * actions, config.layer_norm == "all")
+        self.critics = critics(contract, config)
         self.log_std_range = (config.log_std_low, config.log_std_high)
         low, high = (torch.tensor([getattr(j, side) for j in contract.action.joints]) for side in ("low", "high"))
         self.register_buffer("action_middle", (low + high) / 2.0)
@@ -96,6 +107,11 @@ class SacNetworks(nn.Module):
         """The smaller of the critics' values `[B]` of actions `[B, A]` in half ranges."""
         values = self.critics(torch.cat([normalized, action], dim=-1))[..., 0]
         return torch.minimum(values[0], values[1])
+
+
+def critics(contract: Contract, config: SacConfig) -> Networks:
+    """Untrained twin critics."""
+    return Networks(CRITICS, contract.observation_size + contract.action_size, config, 1, config.layer_norm != "none")
 
 
 def bounded_log_std(raw: Tensor, bounds: tuple[float, float]) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from wm_ros.agents.sac import CRITICS, Networks, SacConfig, SacNetworks, bounded_log_std
+from wm_ros.agents.sac import CRITICS, Networks, SacConfig, SacNetworks, bounded_log_std, critics
 from wm_ros.contract.schema import Contract
 from wm_ros.training import dense
 
@@ -138,7 +138,7 @@ class SacLearner:
         self.networks = SacNetworks(contract, config).requires_grad_(False)
         self.networks.policy.initialize(generator)
         self.networks.critics.initialize(generator)
-        self.target = Networks(CRITICS, contract.observation_size + contract.action_size, config, 1).requires_grad_(False)
+        self.target = critics(contract, config).requires_grad_(False)
         self.target.load_state_dict(self.networks.critics.state_dict())
         self.log_temperature = nn.Parameter(torch.tensor([math.log(fit.temperature)]), requires_grad=False)
         self.target_entropy = -float(contract.action_size) if fit.target_entropy is None else fit.target_entropy
@@ -147,9 +147,9 @@ class SacLearner:
         self.critics = Flat(ordered(self.networks.critics), fit.learning_rate)
         self._target_values = self.critics.values.clone()
         bind(ordered(self.target), self._target_values)
-        self._policy_layers = dense.layers(self.networks.policy, 0)
-        self._critic_layers = [dense.layers(self.networks.critics, m) for m in range(CRITICS)]
-        self._target_layers = [dense.layers(self.target, m) for m in range(CRITICS)]
+        self._policy_network = dense.network(self.networks.policy, 0)
+        self._critic_networks = [dense.network(self.networks.critics, m) for m in range(CRITICS)]
+        self._target_networks = [dense.network(self.target, m) for m in range(CRITICS)]
 
     @torch.inference_mode()
     def update(self, batch: Batch, noise: Tensor) -> SacLosses:
@@ -165,11 +165,11 @@ class SacLearner:
         temperature = self.log_temperature.exp()
 
         # One pass of the policy serves both: the targets are made with the policy before its step.
-        seen = dense.forward(self._policy_layers, torch.cat([following, here]))
-        draws = _Draws(seen[-1], noise.flatten(0, 1), networks.log_std_range)
+        seen = dense.forward(self._policy_network, torch.cat([following, here]))
+        draws = _Draws(seen.output, noise.flatten(0, 1), networks.log_std_range)
 
         after = torch.cat([following, draws.action[:size]], dim=1)
-        future = torch.minimum(*(dense.forward(layers, after)[-1][:, 0] for layers in self._target_layers))
+        future = torch.minimum(*(dense.forward(target, after).output[:, 0] for target in self._target_networks))
         wanted = batch.reward + batch.discount * (future - temperature * draws.log_density[:size])
 
         critic_loss = self._critic_step(torch.cat([here, action], dim=1), wanted)
@@ -201,29 +201,29 @@ class SacLearner:
 
     def _critic_step(self, inputs: Tensor, wanted: Tensor) -> Tensor:
         found, loss = [], inputs.new_zeros(())
-        for layers in self._critic_layers:
-            values = dense.forward(layers, inputs)
-            error = values[-1] - wanted.unsqueeze(1)
+        for critic in self._critic_networks:
+            seen = dense.forward(critic, inputs)
+            error = seen.output - wanted.unsqueeze(1)
             loss += 0.5 * error.square().mean()
-            found.append(dense.weight_gradients(layers, values, error / len(wanted)))
+            found.append(dense.weight_gradients(critic, seen, error / len(wanted)))
         # From critic, layer, kind to layer, kind, critic: as the parameters lie.
         self.critics.step([g for layer in zip(*found, strict=True) for kind in zip(*layer, strict=True) for g in kind])
         return loss
 
-    def _policy_step(self, here: Tensor, seen: list[Tensor], draws: _Draws, temperature: Tensor) -> Tensor:
+    def _policy_step(self, here: Tensor, seen: dense.Pass, draws: _Draws, temperature: Tensor) -> Tensor:
         """Gradient of mean(temperature * log density - smaller value) through the drawn actions (equation 9)."""
         size = here.shape[0]
         action, log_density = draws.action[size:], draws.log_density[size:]
         inputs = torch.cat([here, action], dim=1)
-        passes = [dense.forward(layers, inputs) for layers in self._critic_layers]
-        first, second = passes[0][-1], passes[1][-1]
+        passes = [dense.forward(critic, inputs) for critic in self._critic_networks]
+        first, second = passes[0].output, passes[1].output
         chosen = (first <= second).to(first.dtype)
         pull = sum(
-            dense.input_gradient(layers, values, share, action.shape[1])
-            for layers, values, share in zip(self._critic_layers, passes, (chosen, 1.0 - chosen), strict=True)
+            dense.input_gradient(critic, found, share, action.shape[1])
+            for critic, found, share in zip(self._critic_networks, passes, (chosen, 1.0 - chosen), strict=True)
         )
         outputs = draws.backward(size, pull, temperature) / size
-        gradients = dense.weight_gradients(self._policy_layers, [v[size:] for v in seen], outputs)
+        gradients = dense.weight_gradients(self._policy_network, seen.rows(size), outputs)
         flat = [g for pair in gradients for g in pair]
         # d/d log temperature of -log temperature * (log density + target entropy), as is usual in place of the temperature itself.
         self.policy.step([*flat, -(log_density.mean() + self.target_entropy).reshape(1)])
