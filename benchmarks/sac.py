@@ -1,4 +1,4 @@
-"""Soft actor-critic: gradient updates per second beside stable-baselines3, and wall-clock per thousand environment steps."""
+"""Soft actor-critic: gradient updates per second beside stable-baselines3; wall-clock per thousand environment steps, of MBPO as well."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from wm_ros.contract import schema
 from wm_ros.contract.schema import Contract
 from wm_ros.data.transition_buffer import TransitionBuffer
 from wm_ros.export.controller import versions
-from wm_ros.training.config import SacAgentConfig
+from wm_ros.training.config import MbpoAgentConfig, PolicyConfig, SacAgentConfig, load_as
 from wm_ros.training.sac_learner import Batch, SacFitConfig, SacLearner
 from wm_ros.training.simulated import SimulatedPlan, SimulatedTraining
+from wm_ros.training.simulated_mbpo import MbpoTraining
 
 OBSERVATIONS, ACTIONS, ROWS = 17, 6, 20_000
 """The half-cheetah's sizes."""
@@ -69,13 +70,16 @@ class Sizes:
     repeats: int
     frames: int
     """Of the short training that is timed."""
+    mbpo_frames: int
+    """Of that of MBPO, which does far more in each."""
 
 
 def run(quick: bool) -> list[Result]:
-    """Updates per second with sampling, ours and the peer's in turns, on one thread and on two; then a short training."""
-    sizes = Sizes(100, 3, 3000) if quick else Sizes(500, 7, 10_000)
+    """Updates per second with sampling, ours and the peer's in turns, on one thread and on two; then short trainings."""
+    sizes = Sizes(100, 3, 3000, 1300) if quick else Sizes(500, 7, 10_000, 3000)
     rows = [updates(sizes, threads) for threads in sorted({1, min(2, os.cpu_count() or 1)})]
-    return [*rows, best(rows), training(sizes)]
+    mbpo = load_as("mbpo", MbpoAgentConfig)
+    return [*rows, best(rows), training(sizes.frames, SacAgentConfig()), training(sizes.mbpo_frames, mbpo)]
 
 
 def best(rows: list[Result]) -> Result:
@@ -120,24 +124,26 @@ def updates(sizes: Sizes, threads: int, config: SacConfig | None = None, fit: Sa
     return Result(name, median(rates["ours"]), theirs, version, "updates/s", higher_is_better=True, settings=settings)
 
 
-def training(sizes: Sizes, agent: SacAgentConfig | None = None) -> Result:
-    """Seconds per thousand environment steps of a whole training with one update per step: simulation, acting, sampling, learning."""
-    agent = agent or SacAgentConfig()
+def training(frames: int, agent: PolicyConfig) -> Result:
+    """Seconds per thousand environment steps of a whole training past its warm-up: simulation, acting, sampling, learning, with MBPO also
+    fits of the model and rollouts in it. Settings: of the agent."""
     contract = schema.load("cartpole_swingup")
-    steps = sizes.frames // 2
-    plan = SimulatedPlan(contract.canonical_json(), agent, sizes.frames, sizes.frames, versions())
+    plan = SimulatedPlan(contract.canonical_json(), agent, frames, frames, versions(), threads=1)
+    kind, name = (MbpoTraining, "MBPO") if isinstance(agent, MbpoAgentConfig) else (SimulatedTraining, "SAC")
     before = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
-        course = SimulatedTraining(replace(plan, threads=1), Path(folder))
-        while course.updates == 0:
-            course.step()
-        started, frames = time.perf_counter(), course.frames
+        course = kind(plan, Path(folder))
+        started = time.perf_counter()
         while not course.finished:
+            if course.updates == 0:  # up to the last random action
+                started, first = time.perf_counter(), course.frames
             course.step()
-        seconds = (time.perf_counter() - started) / ((course.frames - frames) / 2) * 1000
+        seconds = (time.perf_counter() - started) / ((course.frames - first) / 2) * 1000
     torch.set_num_threads(before)
-    settings = {"task": contract.name, "steps": steps, "updates per step": agent.fit.updates_per_step, "threads": 1}
-    return Result("SAC training, with simulation", seconds, 0.0, "no peer", "s per 1000 steps", higher_is_better=False, settings=settings)
+    networks = f"{agent.sac.layers} x {agent.sac.width}"
+    settings = {"task": contract.name, "steps": frames // 2, "updates per step": agent.fit.updates_per_step, "networks": networks}
+    settings |= {"batch": agent.fit.batch, "threads": 1}
+    return Result(f"{name} training, with simulation", seconds, 0.0, "no peer", "s per 1000 steps", False, settings)
 
 
 class Peer:

@@ -33,8 +33,8 @@ class SacConfig:
     """Upper bound of it."""
     layer_norm: Literal["none", "critics", "all"] = "none"
     """Whose hidden layers are brought to mean 0 and deviation 1 over their units before they are rectified (Ba et al. 2016, arXiv
-    1607.06450): in critics it keeps values of actions that nobody took from running away under many updates per transition (DroQ, Hiraoka et
-    al. 2022, arXiv 2110.02034)."""
+    1607.06450): in critics it keeps values of actions that nobody took from running away under many updates per transition (DroQ, Hiraoka
+    et al. 2022, arXiv 2110.02034)."""
     normalize: bool = True
     """Networks see every observation column minus its mean, over its standard deviation, of the data so far; False: as it is."""
 
