@@ -1,4 +1,4 @@
-"""What single settings of MBPO do to its learning curve: rollout length, share of real transitions, normalized targets."""
+"""What single settings of MBPO do to its learning curve: rollout length, share of real transitions, normalized targets, layer norm."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ STUDIES = {
     "length": "ticks of each imagined rollout",
     "real_share": "share of real transitions in a batch; 1 is a soft actor-critic with as many updates",
     "normalize": "model's targets in deviations of their own channel, or as they are",
+    "layer_norm": "the critics' hidden layers normalized, or not",
 }
 
 
@@ -32,9 +33,9 @@ class Options:
     """Runs every value of a study for every seed, and writes CSV, picture and page after each run."""
 
     study: tyro.conf.Positional[str]
-    """`length`, `real_share` or `normalize`."""
+    """`length`, `real_share`, `normalize` or `layer_norm`."""
     values: tuple[float, ...]
-    """Of the setting; 0 and 1 for `normalize`."""
+    """Of the setting; 0 and 1 for `normalize` and `layer_norm`."""
     contract: str = ""
     """Task: a contract file, or the name of one."""
     env: str = ""
@@ -71,6 +72,8 @@ def changed(agent: MbpoAgentConfig, study: str, value: float) -> MbpoAgentConfig
         return replace(agent, mbpo=replace(mbpo, lengths=LengthSchedule(int(value), int(value)), rollouts=rollouts))
     if study == "real_share":
         return replace(agent, mbpo=replace(mbpo, real_share=value))
+    if study == "layer_norm":
+        return replace(agent, sac=replace(agent.sac, layer_norm="critics" if value else "none"))
     return replace(agent, mbpo=replace(mbpo, model=replace(mbpo.model, normalize=bool(value))))
 
 

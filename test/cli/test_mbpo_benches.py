@@ -87,6 +87,8 @@ def test_a_study_changes_its_setting_alone(monkeypatch: pytest.MonkeyPatch) -> N
     assert replace(real.mbpo, real_share=agent.mbpo.real_share) == agent.mbpo and real.mbpo.real_share == 0.5
     plain = settings.changed(agent, "normalize", 0.0)
     assert not plain.mbpo.model.normalize and replace(plain.mbpo, model=agent.mbpo.model) == agent.mbpo
+    steady = settings.changed(agent, "layer_norm", 1.0)
+    assert (steady.sac.layer_norm, settings.changed(steady, "layer_norm", 0.0)) == ("critics", agent) and steady.mbpo == agent.mbpo
 
 
 def test_a_study_runs_every_value_once(task: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
