@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from small_sac import SAC, arm, learner
 
-from wm_ros.agents.sac import SacController
+from wm_ros.agents.sac import SacConfig, SacController
 from wm_ros.export import controller as export
 from wm_ros.export.template import template
 from wm_ros.runtime.controller import ControllerSession
 
 
-def controller(explore: bool = False) -> SacController:
-    made = SacController(arm(), SAC, explore)
-    made.networks.load_state_dict(learner(3).networks.state_dict())
+def controller(explore: bool = False, config: SacConfig = SAC) -> SacController:
+    made = SacController(arm(), config, explore)
+    made.networks.load_state_dict(learner(3, config).networks.state_dict())
     return made
 
 
@@ -50,9 +52,11 @@ def test_without_noise_the_action_is_the_mean_of_the_policy() -> None:
     assert not controller().noise and drawn.noise["action"].shape == (3,)
 
 
-@pytest.mark.parametrize("explore", [False, True])
-def test_the_exported_file_acts_as_torch_does_normalizer_included(explore: bool, tmp_path: Path) -> None:
-    policy, contract = controller(explore), arm()
+@pytest.mark.parametrize(("explore", "layer_norm"), [(False, "none"), (True, "none"), (False, "critics"), (True, "all")])
+def test_the_exported_file_acts_as_torch_does_normalizer_included(
+    explore: bool, layer_norm: Literal["none", "critics", "all"], tmp_path: Path
+) -> None:
+    policy, contract = controller(explore, replace(SAC, layer_norm=layer_norm)), arm()
     written = export.write(tmp_path / "controller.onnx", template(policy, contract), policy, contract, export.Origin(version=2, seed=5))
     assert written.parity < 1e-4
     session = ControllerSession.load(tmp_path / "controller.onnx", contract)

@@ -149,3 +149,5 @@ def test_networks_out_of_range_are_refused_by_name() -> None:
         SacConfig(layers=0)
     with pytest.raises(ValueError, match="log_std_low"):
         SacConfig(log_std_low=3.0)
+    with pytest.raises(ValueError, match="layer_norm"):
+        SacConfig(layer_norm="every")  # type: ignore[arg-type]
