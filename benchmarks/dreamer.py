@@ -21,6 +21,7 @@ from wm_ros.export import controller as export
 from wm_ros.export.template import template
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.training.dreamer_learner import V3_FIT, DreamerFitConfig, DreamerLearner, SequenceBatch
+from wm_ros.training.heap import keep_freed_memory
 
 OBSERVATIONS, ACTIONS = 17, 6
 """The half-cheetah's sizes."""
@@ -68,6 +69,7 @@ def update(sizes: Sizes, name: str, config: DreamerConfig, fit: DreamerFitConfig
         torch.zeros(shape, dtype=torch.bool),
         first,
     )
+    keep_freed_memory()
     torch.set_num_threads(threads)
     try:
         times = _milliseconds(lambda: learner.update(batch, learner.draw_noise(generator)), sizes.repeats)

@@ -59,13 +59,13 @@ def test_lambda_returns_are_the_average_of_all_n_step_returns() -> None:
 
 
 @pytest.mark.parametrize("through_dynamics", [True, False])
-def test_imagination_asks_every_network_once_per_state(through_dynamics: bool) -> None:
+def test_imagination_asks_every_network_once_per_state_and_the_actor_again_where_its_loop_has_no_gradient(through_dynamics: bool) -> None:
     networks = controller().networks
     rows = {"actor": 0, "prior": 0, "cell": 0}
 
     def count(name: str) -> object:
         def hook(module: object, inputs: tuple[torch.Tensor, ...], output: object) -> None:
-            rows[name] += inputs[0].shape[0]
+            rows[name] += inputs[0].shape[:-1].numel()
 
         return hook
 
@@ -73,7 +73,7 @@ def test_imagination_asks_every_network_once_per_state(through_dynamics: bool) -
         module.register_forward_hook(count(name))
     start = networks.world.rssm.start(10)
     imagined = imagine(networks, start, torch.rand(4, 10, 4), torch.randn(4, 10, 3), through_dynamics)
-    assert rows == {"actor": 40, "prior": 40, "cell": 40}
+    assert rows == {"actor": 40 if through_dynamics else 80, "prior": 40, "cell": 40}
     assert imagined.feature.shape == (5, 10, networks.world.feature_size) and imagined.mean.shape == (4, 10, 3)
     assert imagined.feature.requires_grad is through_dynamics and imagined.mean.requires_grad
 

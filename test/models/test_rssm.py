@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_dreamer import VERSIONS, config
 
+from wm_ros.models import rssm_adjoint
 from wm_ros.models.rssm import Rssm, State
 from wm_ros.models.rssm_layers import BlockGru, initialize
 
@@ -54,6 +55,40 @@ def test_no_gradient_crosses_the_border_of_an_episode() -> None:
     seen = rssm.observe(rssm.start(1), action, embedded, first, noise)
     by = torch.autograd.grad(seen.posterior[5].square().sum(), embedded)[0]
     assert torch.equal(by[:3], torch.zeros_like(by[:3])) and (by[3:].abs().sum((1, 2)) > 0).all()
+
+
+def test_the_gradient_by_hand_is_that_of_autograd_over_borders_of_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rssm = model()
+    with torch.no_grad():
+        for parameter in rssm.parameters():  # biases and norms away from where they begin
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
+    action, embedded, noise = stretch(rssm, 7, 3)
+    embedded.requires_grad_()
+    first = torch.zeros(7, 3, dtype=torch.bool)
+    first[0, 0] = first[3, 1] = first[4, 2] = first[5, 2] = True
+    generator = torch.Generator().manual_seed(6)
+    start = State(torch.randn((3, 24), generator=generator), torch.rand((3, 20), generator=generator))
+    found = []
+    for by_hand in (True, False):
+        monkeypatch.setattr(rssm_adjoint, "applies", lambda *of, by_hand=by_hand: by_hand)
+        seen = rssm.observe(start, action, embedded, first, noise)
+        parts = (seen.state.deter, seen.state.stoch, seen.posterior, seen.prior)
+        generator = torch.Generator().manual_seed(7)
+        loss = sum((part * torch.randn(part.shape, generator=generator)).sum() for part in parts)
+        found.append([*parts, *torch.autograd.grad(loss, [embedded, *rssm.parameters()])])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=2e-5)
+
+
+def test_the_gradient_by_hand_is_taken_for_the_parts_of_v3_alone() -> None:
+    walked = []
+    for version in VERSIONS:
+        rssm = model(version)
+        action, embedded, noise = stretch(rssm, 3, 2)
+        seen = rssm.observe(rssm.start(2), action, embedded, torch.zeros(3, 2, dtype=torch.bool), noise)
+        assert seen.state.deter.grad_fn is not None
+        walked.append(type(seen.state.deter.grad_fn).__name__)
+    assert walked[2] == "_ChainBackward" and "_ChainBackward" not in walked[:2]
 
 
 @torch.no_grad()

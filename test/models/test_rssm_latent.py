@@ -44,8 +44,17 @@ def test_gradients_pass_through_a_sample_as_through_the_probabilities() -> None:
 def test_the_gaussian_divergence_is_that_of_torch() -> None:
     latent, raws = GaussianLatent(7), [torch.randn((5, 14), generator=GENERATOR) for _ in range(2)]
     first, second = (Normal(*latent.moments(raw)) for raw in raws)
-    torch.testing.assert_close(latent.divergence(*raws), kl_divergence(first, second).sum(-1))
+    for found in latent.divergences(*raws):
+        torch.testing.assert_close(found, kl_divergence(first, second).sum(-1))
     torch.testing.assert_close(latent.entropy(raws[0]), first.entropy().sum(-1))
+
+
+def test_a_probability_of_nothing_leaves_the_divergence_and_its_gradient_finite() -> None:
+    latent, raw = CategoricalLatent(3, 5, 0.0), (200.0 * POSTERIOR).requires_grad_()
+    assert latent.probabilities(raw).min() == 0
+    for found in latent.divergences(raw, PRIOR):
+        assert torch.isfinite(found).all() and (found > 0).all()
+    assert torch.isfinite(torch.autograd.grad(latent.divergences(raw, PRIOR)[1].sum(), raw)[0]).all()
 
 
 @pytest.mark.parametrize(("dynamics", "representation"), [(1.0, 0.1), (0.8, 0.2), (1.0, 1.0)])
@@ -66,7 +75,8 @@ def test_kl_balancing_weighs_the_two_gradients(dynamics: float, representation: 
 def test_equal_weights_of_one_have_the_gradient_of_the_plain_divergence() -> None:
     latent = GaussianLatent(5)
     raws = [torch.randn((4, 10), generator=GENERATOR).requires_grad_() for _ in range(2)]
-    plain = torch.autograd.grad(latent.divergence(*raws).mean(), raws)
+    (mean, std), (prior_mean, prior_std) = (latent.moments(raw) for raw in raws)
+    plain = torch.autograd.grad(kl_divergence(Normal(mean, std), Normal(prior_mean, prior_std)).sum(-1).mean(), raws)
     balanced = torch.autograd.grad(balanced_divergence(latent, *raws, 1.0, 1.0, 0.0, average=True), raws)
     torch.testing.assert_close(balanced, plain)
 
@@ -74,7 +84,7 @@ def test_equal_weights_of_one_have_the_gradient_of_the_plain_divergence() -> Non
 def test_states_within_the_free_nats_have_no_gradient_and_others_all_of_theirs() -> None:
     latent = CategoricalLatent(3, 5, 0.0)
     prior = torch.where(torch.arange(6).unsqueeze(1) < 3, POSTERIOR + 0.1 * PRIOR, PRIOR).requires_grad_()
-    each = latent.divergence(POSTERIOR, prior).detach()
+    each = latent.divergences(POSTERIOR, prior)[0].detach()
     assert (each[:3] < 1.0).all() and (each[3:] > 1.0).all()
     bound = torch.autograd.grad(balanced_divergence(latent, POSTERIOR, prior, 1.0, 0.1, 1.0, average=False), prior)[0]
     free = torch.autograd.grad(balanced_divergence(latent, POSTERIOR, prior, 1.0, 0.1, 0.0, average=False), prior)[0]
@@ -85,7 +95,7 @@ def test_states_within_the_free_nats_have_no_gradient_and_others_all_of_theirs()
 def test_free_nats_of_the_average_leave_every_state_its_gradient_or_none() -> None:
     latent = CategoricalLatent(3, 5, 0.0)
     prior = PRIOR.clone().requires_grad_()
-    mean = float(latent.divergence(POSTERIOR, PRIOR).mean())
+    mean = float(latent.divergences(POSTERIOR, PRIOR)[0].mean())
     gradients = [
         torch.autograd.grad(balanced_divergence(latent, POSTERIOR, prior, 1.0, 1.0, free, average=True), prior)[0]
         for free in (0.9 * mean, 1.1 * mean)

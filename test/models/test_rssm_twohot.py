@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from wm_ros.models.rssm_twohot import BINS, TwoHot, spaced_bins, symexp, symlog
+from wm_ros.models.rssm_twohot import BINS, Gaussian, TwoHot, spaced_bins, symexp, symlog
 
 VALUES = torch.tensor([-3e6, -812.5, -1.0, -0.3, -1e-4, 0.0, 1e-4, 0.5, 1.0, 2.75, 1234.5, 4e7])
 
@@ -43,6 +44,13 @@ def test_the_loss_is_the_cross_entropy_with_the_two_hot_weights() -> None:
     logits = torch.randn((len(VALUES), BINS), generator=torch.Generator().manual_seed(0))
     expected = torch.stack([-(dense(v) * torch.log_softmax(row.double(), -1)).sum() for v, row in zip(VALUES, logits, strict=True)])
     torch.testing.assert_close(TwoHot().loss(logits, VALUES).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [TwoHot(), Gaussian()])
+def test_the_loss_of_several_targets_is_the_sum_of_theirs(kind: TwoHot | Gaussian) -> None:
+    output = torch.randn((len(VALUES), kind.outputs), generator=torch.Generator().manual_seed(0))
+    apart = kind.loss(output, VALUES) + kind.loss(output, VALUES.flip(0))
+    torch.testing.assert_close(kind.loss(output, VALUES, VALUES.flip(0)), apart)
 
 
 def test_values_past_the_last_bin_count_as_the_last_bin() -> None:

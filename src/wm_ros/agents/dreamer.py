@@ -246,7 +246,7 @@ class Imagination:
 def imagine(
     networks: DreamerNetworks, start: State, latent_noise: Tensor, action_noise: Tensor, through_dynamics: bool
 ) -> Imagination:
-    """Rolls actor and prior out; every network is evaluated once per state.
+    """Rolls actor and prior out.
 
     Args:
         networks: world model and actor.
@@ -259,19 +259,21 @@ def imagine(
     actor, rssm = networks.actor, networks.world.rssm
     state = State(start.deter.detach(), start.stoch.detach())
     features, means, stds, samples = [state.feature], [], [], []
-    for noise, wiggle in zip(latent_noise, action_noise, strict=True):
-        # V1 and V2 give the actor its features without gradient too: an action answers for what it does, not for what led to it.
-        mean, std = actor(features[-1].detach())
-        sample = mean + std * wiggle
-        if not through_dynamics:
-            sample = sample.detach()
-        with torch.set_grad_enabled(through_dynamics):
+    with torch.set_grad_enabled(through_dynamics):
+        for noise, wiggle in zip(latent_noise.unbind(), action_noise.unbind(), strict=True):
+            # V1 and V2 give the actor its features without gradient too: an action answers for what it does, not for what led to it.
+            mean, std = actor(features[-1].detach())
+            sample = mean + std * wiggle
             state = rssm.imagine_step(state, actor.limited(sample), noise)
             features.append(state.feature)
-        means.append(mean)
-        stds.append(std)
-        samples.append(sample)
-    return Imagination(torch.stack(features), torch.stack(means), torch.stack(stds), torch.stack(samples))
+            means.append(mean)
+            stds.append(std)
+            samples.append(sample)
+    feature, sample = torch.stack(features), torch.stack(samples)
+    if through_dynamics:
+        return Imagination(feature, torch.stack(means), torch.stack(stds), sample)
+    mean, std = actor(feature[:-1])  # the gradient of all steps in one batch
+    return Imagination(feature, mean, std, sample)
 
 
 def lambda_returns(reward: Tensor, value: Tensor, discount: Tensor, weight: float) -> Tensor:

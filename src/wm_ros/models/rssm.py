@@ -8,8 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from wm_ros.models import rssm_adjoint as adjoint
+from wm_ros.models.products import products_of
 from wm_ros.models.rssm_latent import CategoricalLatent, GaussianLatent, Latent
-from wm_ros.models.rssm_layers import Activation, BlockGru, DenseGru, Mlp, Norm, Normed
+from wm_ros.models.rssm_layers import Activation, BlockGru, BlockParts, DenseGru, Mlp, Norm, Normed
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,15 @@ class Rssm(nn.Module):
         """
         keep = (~first).to(action.dtype).unsqueeze(-1)
         parts, embedded = self.cell.action_part(action.clamp(-1.0, 1.0) * keep), self.from_embedded(embedded)
+        by_hand = torch.is_grad_enabled() and adjoint.applies(self.cell, self.latent, self.after_first, self.config.posterior_layers)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not by_hand), products_of(first.shape[1]):
+            deter, stoch, raw = self._walk(start, parts, embedded, first, keep, noise)
+        if by_hand:
+            deter, stoch, raw = self._chained(start, parts, embedded, first, keep, (deter, stoch, raw))
+        return Observed(State(deter, stoch), raw, self.prior(deter))
+
+    def _walk(self, start: State, parts: Tensor, embedded: Tensor, first: Tensor, keep: Tensor, noise: Tensor) -> adjoint.Walked:
+        """Deterministic parts, samples and posteriors `[L, B, ...]`, one step behind the other."""
         deter, stoch = start.deter, start.stoch
         deters, stochs, posteriors = [], [], []
         # Unbound, not indexed: the gradient of every index would be a tensor of the whole stretch.
@@ -153,8 +164,38 @@ class Rssm(nn.Module):
             deters.append(deter)
             stochs.append(stoch)
             posteriors.append(raw)
-        deter = torch.stack(deters)
-        return Observed(State(deter, torch.stack(stochs)), torch.stack(posteriors), self.prior(deter))
+        return torch.stack(deters), torch.stack(stochs), torch.stack(posteriors)
+
+    def _chained(
+        self, start: State, parts: Tensor, embedded: Tensor, first: Tensor, keep: Tensor, walked: adjoint.Walked
+    ) -> adjoint.Walked:
+        """What was walked without gradients, with them: every step once more in one batch, connected by `rssm_adjoint`."""
+        assert isinstance(self.cell, BlockGru) and isinstance(self.latent, CategoricalLatent) and self.posterior.output is not None
+        deter, stoch, _ = walked
+        shape, old = first.shape, torch.cat([start.deter.detach().unsqueeze(0), deter[:-1]]) * keep
+        old_stoch = torch.cat([start.stoch.detach().unsqueeze(0), stoch[:-1]]) * keep
+        after, inner = self.cell.step(old.flatten(0, 1), old_stoch.flatten(0, 1), parts.flatten(0, 1))
+        hidden = self.from_deter(deter) + embedded
+        raw = self.posterior(self.after_first(hidden))
+        with torch.no_grad():
+            stretched = BlockParts(
+                inner.from_deter.unflatten(0, shape),
+                inner.from_stoch.unflatten(0, shape),
+                inner.mixed.unflatten(0, shape),
+                inner.gates.unflatten(1, shape).transpose(0, 1),
+            )
+            cell = self.cell
+            weights = adjoint.Weights(
+                self.posterior.output.weight,
+                self.from_deter.weight,
+                cell.gates,
+                cell.mixed.weight,
+                cell.own,
+                cell.deter_in.weight,
+                cell.stoch_in.weight,
+            )
+            connected = adjoint.Adjoint(cell, self.after_first, weights, self.latent, first, old, stretched, hidden, raw)
+        return adjoint.chained(after.unflatten(0, shape), raw, walked, connected)
 
     def imagine_step(self, state: State, action: Tensor, noise: Tensor) -> State:
         """The prior state `[B, ...]` after one more action `[B, A]`, with noise `[B, G]`."""

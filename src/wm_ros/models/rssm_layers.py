@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 Norm = Literal["rms", "layer", "none"]
 Activation = Literal["silu", "elu"]
-_EPSILON = 1e-4
+NORM_EPSILON = 1e-4
 _ACTIVATIONS = {"silu": nn.functional.silu, "elu": nn.functional.elu}
 
 
@@ -23,14 +24,14 @@ class RmsNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, value: Tensor) -> Tensor:
-        return nn.functional.rms_norm(value, self.weight.shape, self.weight, _EPSILON)
+        return nn.functional.rms_norm(value, self.weight.shape, self.weight, NORM_EPSILON)
 
 
 def normalization(kind: Norm, size: int) -> nn.Module:
     """The layer of this kind over the last dimension."""
     if kind == "rms":
         return RmsNorm(size)
-    return nn.LayerNorm(size, _EPSILON) if kind == "layer" else nn.Identity()
+    return nn.LayerNorm(size, NORM_EPSILON) if kind == "layer" else nn.Identity()
 
 
 class Normed(nn.Module):
@@ -40,6 +41,13 @@ class Normed(nn.Module):
         super().__init__()
         self.norm = normalization(norm, size)
         self.activation = _ACTIVATIONS[activation]
+        self.is_rms_silu = (norm, activation) == ("rms", "silu")
+
+    @property
+    def scale(self) -> Tensor:
+        """The norm's weight `[size]`."""
+        assert isinstance(self.norm, RmsNorm | nn.LayerNorm)
+        return self.norm.weight
 
     def forward(self, value: Tensor) -> Tensor:
         return self.activation(self.norm(value))
@@ -66,6 +74,20 @@ class Mlp(nn.Module):
         return value if self.output is None else self.output(value)
 
 
+@dataclass(frozen=True, eq=False)
+class BlockParts:
+    """Products within a step of `BlockGru`, before what follows each."""
+
+    from_deter: Tensor
+    """[..., B, hidden]."""
+    from_stoch: Tensor
+    """[..., B, hidden]."""
+    mixed: Tensor
+    """[..., B, D]."""
+    gates: Tensor
+    """[..., blocks, B, 3 D / blocks]."""
+
+
 class BlockGru(nn.Module):
     """The cell of DreamerV3: inputs see all of the state, its recurrent weights are block-diagonal."""
 
@@ -87,13 +109,19 @@ class BlockGru(nn.Module):
 
     def forward(self, deter: Tensor, stoch: Tensor, action_part: Tensor) -> Tensor:
         """State `[B, D]`, latent `[B, S]` and `action_part` `[B, hidden]` → the next state `[B, D]`."""
+        return self.step(deter, stoch, action_part)[0]
+
+    def step(self, deter: Tensor, stoch: Tensor, action_part: Tensor) -> tuple[Tensor, BlockParts]:
+        """The same, and what it was made from."""
         rows, size = deter.shape
-        inputs = torch.cat([self.after_deter(self.deter_in(deter)), self.after_stoch(self.stoch_in(stoch)), action_part], dim=-1)
+        by_deter, by_stoch = self.deter_in(deter), self.stoch_in(stoch)
+        inputs = torch.cat([self.after_deter(by_deter), self.after_stoch(by_stoch), action_part], dim=-1)
         grouped = deter.view(rows, self.blocks, -1).transpose(0, 1)
         own = torch.bmm(grouped, self.own).transpose(0, 1).reshape(rows, size)
-        mixed = self.after_mixed(self.mixed(inputs) + own)
-        gates = torch.baddbmm(self.gate_bias, mixed.view(rows, self.blocks, -1).transpose(0, 1), self.gates)
-        return gated(gates, grouped).transpose(0, 1).reshape(rows, size)
+        mixed = self.mixed(inputs) + own
+        gates = torch.baddbmm(self.gate_bias, self.after_mixed(mixed).view(rows, self.blocks, -1).transpose(0, 1), self.gates)
+        after = gated(gates, grouped).transpose(0, 1).reshape(rows, size)
+        return after, BlockParts(by_deter, by_stoch, mixed, gates)
 
 
 class DenseGru(nn.Module):
@@ -120,8 +148,9 @@ def gated(gates: Tensor, deter: Tensor) -> Tensor:
     """The new state from gates `[..., 3D]` and the old one `[..., D]`; the update gate begins mostly closed, as in DreamerV2."""
     # Unbound, not cut: the gradient of every cut would be a tensor of all three.
     reset, candidate, update = gates.unflatten(-1, (3, -1)).unbind(-2)
-    candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-    return torch.lerp(deter, candidate, torch.sigmoid(update - 1.0))
+    # The hyperbolic tangent by way of the sigmoid, which is nine times as fast in torch on AVX-512.
+    candidate = 2.0 * torch.sigmoid(2.0 * torch.sigmoid(reset) * candidate) - 1.0
+    return deter + torch.sigmoid(update - 1.0) * (candidate - deter)
 
 
 def initialize(module: nn.Module, generator: torch.Generator) -> None:

@@ -53,13 +53,12 @@ class TwoHot(nn.Module):
         """
         return symexp(torch.softmax(logits, dim=-1) @ symlog(self.bins))
 
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Cross entropy `[...]` with the two bins beside the target `[...]`, each weighted by nearness."""
-        low, weight = self.neighbours(target)
-        log_probability = torch.log_softmax(logits, dim=-1)
-        at_low = log_probability.gather(-1, low.unsqueeze(-1)).squeeze(-1)
-        at_high = log_probability.gather(-1, (low + 1).unsqueeze(-1)).squeeze(-1)
-        return -((1.0 - weight) * at_low + weight * at_high)
+    def loss(self, logits: Tensor, *targets: Tensor) -> Tensor:
+        """Cross entropy `[...]` with the two bins beside each target `[...]`, weighted by nearness, summed over the targets."""
+        lows, weights = zip(*map(self.neighbours, targets), strict=True)
+        low, weight = torch.stack(lows, dim=-1), torch.stack(weights, dim=-1)
+        found = torch.log_softmax(logits, dim=-1).gather(-1, torch.cat([low, low + 1], dim=-1))
+        return -(torch.cat([1.0 - weight, weight], dim=-1) * found).sum(-1)
 
     def neighbours(self, target: Tensor) -> tuple[Tensor, Tensor]:
         """The bin `[...]` at or below each target `[...]`, and the share `[...]` of the one above it."""
@@ -81,6 +80,6 @@ class Gaussian(nn.Module):
         """The same."""
         return self.mean(output)
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Half the squared error `[...]` of outputs `[..., 1]`."""
-        return 0.5 * (output.squeeze(-1) - target).square()
+    def loss(self, output: Tensor, *targets: Tensor) -> Tensor:
+        """Half the squared errors `[...]` of outputs `[..., 1]`, summed over the targets `[...]`."""
+        return 0.5 * (output - torch.stack(targets, dim=-1)).square().sum(-1)

@@ -14,6 +14,7 @@ from wm_ros.agents.dreamer import Critic, DreamerConfig, DreamerNetworks, Imagin
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.data.sequence_buffer import Stretches
+from wm_ros.models.products import fast_products
 from wm_ros.models.rssm import State
 from wm_ros.models.rssm_world import WorldLosses
 from wm_ros.training.flat_optimizer import FlatOptimizer, OptimizerConfig, flatten
@@ -71,6 +72,8 @@ class DreamerFitConfig:
     """Pictures that take more than this are kept in files in the training's folder."""
     max_skipped: int = 20
     """So many updates in a row without finite losses and gradients end the training."""
+    fast_products: bool = True
+    """Large matrix products in whichever way the processor is fastest: some round factors to bfloat16 (`models.products`)."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "actor_rate", "critic_rate", "train_ratio"):
@@ -241,6 +244,10 @@ class DreamerLearner:
         Raises:
             UserError: `max_skipped` updates in a row had losses or gradients that are not finite.
         """
+        with fast_products(self.fit.fast_products):
+            return self._update(batch, noise)
+
+    def _update(self, batch: SequenceBatch, noise: Noise) -> DreamerLosses:
         networks = self.networks
         data = batch.each(lambda column: column.transpose(0, 1))
         start = networks.world.rssm.start(batch.observation.shape[0])
@@ -313,22 +320,25 @@ class DreamerLearner:
         actor = -(weight * objective).mean()
 
         fixed = returns.detach()
-        error = kind.loss(output[:-1], fixed)
-        if slow is not None and fit.slow_critic == "regularizer":
-            error = error + kind.loss(output[:-1], kind.mean(slow[:-1]))
-        critic = (weight * error).mean()
+        held_near = [kind.mean(slow[:-1])] if slow is not None and fit.slow_critic == "regularizer" else []
+        critic = (weight * kind.loss(output[:-1], fixed, *held_near)).mean()
         if fit.replay_value:
-            critic = critic + fit.replay_value * self._replay_loss(feature, None if slow is None else slow[0], fixed[0], data)
+            critic = critic + fit.replay_value * self._replay_loss(feature, [near[0] for near in held_near], fixed[0], data)
         return actor, critic, fixed, range_
 
-    def _replay_loss(self, feature: Tensor, slow: Tensor | None, imagined: Tensor, data: SequenceBatch) -> Tensor:
-        """The critic's loss on the states of the data; the world model learns from it too (V3, on critic learning, and its code)."""
+    def _replay_loss(self, feature: Tensor, held_near: list[Tensor], imagined: Tensor, data: SequenceBatch) -> Tensor:
+        """The critic's loss on the states of the data; the world model learns from it too (V3, on critic learning, and its code).
+
+        Args:
+            feature: [K, B, F].
+            held_near: values [K B] that the critic is held near.
+            imagined: [K B], returns from there.
+            data: [K, B, ...].
+        """
         kind, shape = self.networks.critic.kind, data.reward.shape
         returns, last = replay_returns(data, imagined.view(shape), self.fit.discount, self.fit.return_lambda)
         output = self.networks.critic(feature[:-1])
-        error = kind.loss(output, returns)
-        if slow is not None and self.fit.slow_critic == "regularizer":
-            error = error + kind.loss(output, kind.mean(slow.view(*shape, -1)[:-1]))
+        error = kind.loss(output, returns, *(near.view(shape)[:-1] for near in held_near))
         return ((~last).to(error.dtype) * error).mean()
 
     def _scale(self, returns: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from wm_ros.data.sequence_buffer import SequenceBuffer
 from wm_ros.training.bag_policy import BagPolicyTraining
 from wm_ros.training.config import DreamerAgentConfig
 from wm_ros.training.dreamer_learner import DreamerLearner, SequenceBatch
+from wm_ros.training.heap import keep_freed_memory
 
 LOOK_EVERY = 200
 """Updates of one row of `metrics.csv`."""
@@ -35,6 +36,7 @@ class OfflineDreamerTraining(BagPolicyTraining):
         return self._agent.fit.length
 
     def _make(self) -> None:
+        keep_freed_memory()
         fit = self._agent.fit
         self.learner = DreamerLearner(self.contract, self._agent.dreamer, fit, torch.Generator().manual_seed(self._seed(0)))
         self._buffer = self._filled(self._episodes, self.folder / "replay")

@@ -20,6 +20,7 @@ from wm_ros.models.rssm import State
 from wm_ros.sim.fleet import FleetTick
 from wm_ros.training.config import DreamerAgentConfig
 from wm_ros.training.dreamer_learner import DreamerLearner, DreamerLosses, SequenceBatch
+from wm_ros.training.heap import keep_freed_memory
 from wm_ros.training.simulated import Look, SimulatedTraining
 
 
@@ -50,6 +51,7 @@ class DreamerTraining(SimulatedTraining):
         return cast(DreamerAgentConfig, self.plan.agent)
 
     def _make(self, capacity: int, generator: torch.Generator) -> None:
+        keep_freed_memory()
         contract, worlds, fit = self.contract, self.plan.simulators, self._settings.fit
         if min(fit.warm_up, capacity) // worlds < fit.length:
             raise UserError(
