@@ -13,6 +13,7 @@ from wm_ros.contract import schema
 from wm_ros.contract.announcements import ControllerNotice
 from wm_ros.contract.schema import Contract
 from wm_ros.runtime import artifact
+from wm_ros.runtime.controller import ControllerSession
 
 OPSET = 18
 HORIZON, CANDIDATES = 7, 3
@@ -197,9 +198,8 @@ def not_ok(path: Path) -> Path:
     )
 
 
-def slow(path: Path, rounds: int = 2000, size: int = 200, for_contract: Contract | None = None) -> Path:
-    """`rounds` products of matrices [size, size] before it answers zero: about 0.1 to 1 ms each."""
-    c = for_contract or contract()
+def _toil(rounds: str, size: int) -> tuple[list[Any], list[Any]]:
+    """Nodes and constants that make a zero `[1]`, named `nothing`, from `observation` by as many products of matrices [size, size]."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("MatMul", ["m", "w"], ["m_next"])],
         "body",
@@ -213,19 +213,84 @@ def slow(path: Path, rounds: int = 2000, size: int = 200, for_contract: Contract
     nodes = [
         helper.make_node("ReduceSum", ["observation"], ["sum"], keepdims=0),
         helper.make_node("Mul", ["sum", "start"], ["m0"]),
-        helper.make_node("Loop", ["rounds", "", "m0"], ["m_last"], body=body),
+        helper.make_node("Loop", [rounds, "", "m0"], ["m_last"], body=body),
         helper.make_node("ReduceSum", ["m_last"], ["total"], keepdims=0),
-        helper.make_node("Mul", ["total", "none"], ["action"]),
+        helper.make_node("Mul", ["total", "none"], ["nothing"]),
     ]
     # An orthogonal matrix keeps the product finite for any number of rounds.
     w = np.eye(size, dtype=np.float32)[np.random.default_rng(0).permutation(size)]
-    initializers = [
-        numpy_helper.from_array(np.array(rounds, np.int64), "rounds"),
-        _constant("start", np.ones((size, size))),
-        _constant("w", w),
-        _constant("none", [0.0]),
-    ]
+    return nodes, [_constant("start", np.ones((size, size))), _constant("w", w), _constant("none", [0.0])]
+
+
+def slow(path: Path, rounds: int = 2000, size: int = 200, for_contract: Contract | None = None) -> Path:
+    """`rounds` products of matrices [size, size] before it answers zero: about 0.1 to 1 ms each."""
+    c = for_contract or contract()
+    nodes, initializers = _toil("rounds", size)
+    nodes.append(helper.make_node("Identity", ["nothing"], ["action"]))
+    initializers.append(numpy_helper.from_array(np.array(rounds, np.int64), "rounds"))
     return write(path, nodes, [_float("observation", c.observation_size)], [_float("action", 1)], initializers, c)
+
+
+FIRST_ROW, ROW_STEP = 1.0, 0.25
+"""Of the plan of `hesitating`."""
+
+
+def hesitating(path: Path, rounds: int, every: int = 0, after: int = 0, for_contract: Contract | None = None, **metadata: Any) -> Path:
+    """Plans `FIRST_ROW`, `FIRST_ROW + ROW_STEP` and so on for `HORIZON` control ticks, whatever it sees.
+
+    It takes its time, as `slow` with so many rounds, on every tick of a number divisible by `every`, the first one left out, or on all
+    ticks from number `after` on; 0: never.
+    """
+    c = for_contract or contract()
+    node = helper.make_node
+    nodes, initializers = _toil("trips", 200)
+    nodes += [
+        node("Cast", ["carry.count"], ["count"], to=TensorProto.INT64),
+        node("Mod", ["count", "every"], ["phase"]),
+        node("Equal", ["phase", "zero"], ["turn"]),
+        node("Greater", ["count", "zero"], ["later"]),
+        node("And", ["turn", "later"], ["now"]),
+        node("GreaterOrEqual", ["count", "after"], ["lasting"]),
+        node("Or", ["now", "lasting"], ["tired"]),
+        node("Where", ["tired", "rounds", "one"], ["trip"]),
+        node("Squeeze", ["trip"], ["trips"]),
+        node("Add", ["rows", "nothing"], ["plan.action"]),
+        node("Gather", ["plan.action", "first"], ["action"], axis=0),
+        node("Expand", ["observation", "shape"], ["plan.observation"]),
+        node("Add", ["carry.count", "step"], ["next.count"]),
+    ]
+    # A Loop needs its count before it: ONNX wants nodes in the order of their dependencies.
+    nodes = [*nodes[5:14], *nodes[:5], *nodes[14:]]
+    never = 2**31 - 1
+    integers = {"every": every or never, "after": after or never, "zero": 0, "rounds": rounds, "one": 1}
+    initializers += [numpy_helper.from_array(np.array([value], np.int64), name) for name, value in integers.items()]
+    initializers += [
+        numpy_helper.from_array(np.array(0, np.int64), "first"),
+        numpy_helper.from_array(np.array([HORIZON, c.observation_size], np.int64), "shape"),
+        _constant("rows", FIRST_ROW + ROW_STEP * np.arange(HORIZON).reshape(-1, 1)),
+        _constant("step", [1.0]),
+    ]
+    return write(
+        path,
+        nodes,
+        [_float("observation", c.observation_size), _float("carry.count", 1)],
+        [
+            _float("action", 1),
+            _float("next.count", 1),
+            _float("plan.action", HORIZON, 1),
+            _float("plan.observation", HORIZON, c.observation_size),
+        ],
+        initializers,
+        c,
+        {"carry": {"count": {"shape": [1], "initial": 0.0}}, "plan_period_s": c.control.period_s, **metadata},
+    )
+
+
+def rounds_for(path: Path, seconds: float, for_contract: Contract | None = None) -> int:
+    """Rounds that take `slow` and `hesitating` about so long on this machine as it is now; writes a file to try."""
+    rounds = 200
+    session = ControllerSession.load(slow(path, rounds, for_contract=for_contract), for_contract or contract())
+    return max(1, round(rounds * 1e3 * seconds / session.warm_up_ms))
 
 
 def not_finite(path: Path) -> Path:

@@ -131,7 +131,8 @@ class Cell(Peer):
         """What /clock says, from system time."""
         self.noted = 0
         """What a fault's injection leaves for its healing."""
-        self._version = 0
+        self.version = 0
+        """Of the newest controller file."""
         self._sensors = self.node.create_publisher(JointState, "joint_states", SENSOR_QOS) if shape.plant == "thread" else None
         self._clock = self.node.create_publisher(Clock, "clock", 10)
         self._models = self.node.create_publisher(String, "model", LATCHED_QOS)
@@ -264,14 +265,14 @@ class Cell(Peer):
 
     def controller_file(self, make: Callable[..., Path] = tiny_controller.constant, **options: Any) -> Path:
         """A new file for this cell's contract."""
-        self._version += 1
-        return make(self.folder / f"c{self._version}.onnx", version=self._version, for_contract=self.contract, **options)
+        self.version += 1
+        return make(self.folder / f"c{self.version}.onnx", version=self.version, for_contract=self.contract, **options)
 
     def swap(self, force: float = 1.5) -> None:
         """Announces a good controller and waits until it serves."""
         path = self.controller_file(action=force)
-        self.announce(path, self._version)
-        self.wait(lambda: self.serving and self.serving[-1].version == self._version, "the announced controller to serve")
+        self.announce(path, self.version)
+        self.wait(lambda: self.serving and self.serving[-1].version == self.version, "the announced controller to serve")
 
     # ---- the gate -------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections import deque
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from wm_ros.contract.schema import Contract
 
 SLACK = 1e-9
 """Of limits, for rounding."""
+ROW = re.compile(r"\+(\d+)ms$")
+"""A row of an older plan: what it was computed from is older than its stamp by that."""
 REMEMBERED = 1000
 """Messages of a sensor; this process may be late by less."""
 
@@ -60,7 +63,8 @@ class Invariants:
         known_ns = published_ns - self.contract.control.period_ns
         newest = [max((stamp for at, stamp in messages if at <= known_ns), default=0) for messages in self.seen.values()]
         if newest and not self.lockstep:
-            age_s = 1e-9 * (min(newest) - stamp_ns)
+            row = ROW.search(source)
+            age_s = 1e-9 * (min(newest) - stamp_ns) + (1e-3 * int(row[1]) if row else 0.0)
             if age_s > self.contract.safety.max_plan_age_s:
                 found.append(f"computed from an observation that is {age_s:.3f} s old")
         return found

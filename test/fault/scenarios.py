@@ -14,7 +14,7 @@ from pathlib import Path
 import cartpole_bags
 import psutil
 import tiny_controller
-from fault.harness import Cell, Scenario, SensorFault, Shape
+from fault.harness import PASSING, Cell, Command, Scenario, SensorFault, Shape
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -380,6 +380,39 @@ def slow(cell: Cell) -> int:
     return served(cell, tiny_controller.slow(cell.folder / "slow.onnx", rounds=8000, for_contract=cell.contract))
 
 
+SLOW_TICK_S = 0.05
+"""Of the controllers that hesitate: two and a half periods."""
+
+
+def hesitating(cell: Cell, **when: int) -> Path:
+    rounds = tiny_controller.rounds_for(cell.folder / "probe.onnx", SLOW_TICK_S, cell.contract)
+    return cell.controller_file(tiny_controller.hesitating, rounds=rounds, **when)
+
+
+def follows(command: Command) -> bool:
+    """It is a row of an older plan."""
+    return command.source.startswith(PASSING) and command.source.endswith("ms")
+
+
+def slow_now_and_then(cell: Cell) -> int:
+    path = hesitating(cell, every=8)
+    cell.announce(path, cell.version)
+    began, begin = time.monotonic_ns(), len(cell.commands)
+    cell.wait(lambda: sum(follows(c) for c in cell.commands[begin:]) >= 6, "rows of the last plan")
+    return began
+
+
+def slow_for_good(cell: Cell) -> int:
+    """Plans at first. The safe action is due from the moment on at which the plan that is followed ends, that is, is too old."""
+    path = cell.controller_file(tiny_controller.hesitating, rounds=tiny_controller.rounds_for(cell.folder / "probe.onnx", 1.0), after=40)
+    begin = len(cell.commands)
+    cell.announce(path, cell.version)
+    cell.wait(lambda: any(follows(c) for c in cell.commands[begin:]), "rows of the last plan")
+    first = next(c for c in cell.commands[begin:] if follows(c))
+    age_ns = round(1e6 * int(first.source.rpartition("+")[2].removesuffix("ms")))
+    return first.t_ns - age_ns + round(1e9 * cell.contract.safety.max_plan_age_s)
+
+
 def served(cell: Cell, path: Path) -> int:
     """Time begins when it serves."""
     count = len(cell.serving)
@@ -420,6 +453,14 @@ CONTROLLERS = (
     Scenario(
         "controller_slow", "a controller that takes many periods serves", slow, "hold", ("command_timeout", "stale_plan"), None, replaced,
         periods=3.0,
+    ),
+    Scenario(
+        "controller_hesitates", "a planner that takes two and a half periods on every eighth tick serves: rows of its last plan go out",
+        slow_now_and_then, "serves", heal=replaced, quick=True,
+    ),
+    Scenario(
+        "controller_tires", "a planner becomes slow for good; the time is from the end of the plan that it left", slow_for_good, "hold",
+        ("command_timeout", "stale_plan"), ("mpc", "inference has been going on"), replaced, periods=2.0, quick=True,
     ),
     Scenario(
         "controller_disagrees", "a controller whose ensemble disagrees serves, where the contract wants hold", disagreeing, "hold",

@@ -32,6 +32,13 @@ def test_a_good_command_a_step_within_the_rate_limit_and_hold_at_once_are_no_fau
     assert invariants.faults("hold:estop", ["slider"], [0.0], NOW, NOW + MS) == []
 
 
+def test_a_row_of_a_plan_is_no_fault_while_the_observation_behind_it_is_young_enough(invariants: Invariants) -> None:
+    # The newest observation but one counts, since the newest may be on its way to the gate.
+    assert invariants.faults("tiny:1+120ms", ["slider"], [1.0], NOW, NOW + MS) == []
+    assert invariants.faults("tiny:1+121ms", ["slider"], [1.0], NOW, NOW + MS) == ["computed from an observation that is 0.101 s old"]
+    assert invariants.faults("tiny:1+81ms", ["slider"], [1.0], NOW - 40 * MS, NOW + MS) != []
+
+
 @pytest.mark.parametrize(
     ("source", "names", "values", "stamp", "fault"),
     [

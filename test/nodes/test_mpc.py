@@ -29,7 +29,7 @@ from wm_ros.runtime.signature import SigningKey, new_key, signature_path
 CONTRACT = tiny_controller.contract()
 DIAGNOSTICS = {
     "rate_hz", "latency_p50_ms", "latency_p99_ms", "latency_max_ms", "period_jitter_p99_ms", "deadlines", "deadline_misses", "overruns",
-    "late", "skipped", "refused", "observation_age_ms", "drops", "controller_version", "controller", "disagreement", "reason",
+    "late", "skipped", "refused", "followed", "observation_age_ms", "drops", "controller_version", "controller", "disagreement", "reason",
 }  # fmt: skip
 
 

@@ -20,7 +20,8 @@ from wm_ros.contract.assembler import Assembler, Observation
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.runtime.acting_graph import acting_graph
-from wm_ros.runtime.control_loop import Answer, ControlLoop
+from wm_ros.runtime.answer import Answer
+from wm_ros.runtime.control_loop import ControlLoop
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.runtime.engine import Inference
 

@@ -6,15 +6,17 @@ import queue
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny_controller as tiny
 
 from wm_ros.contract.assembler import Observation
-from wm_ros.runtime.control_loop import Answer, ControlLoop
+from wm_ros.runtime.answer import Answer
+from wm_ros.runtime.control_loop import ControlLoop
 from wm_ros.runtime.control_ticks import ControlTicks
-from wm_ros.runtime.controller import ControllerSession
+from wm_ros.runtime.controller import ControllerOutput, ControllerSession
 
 MS = 1_000_000
 PERIOD = 20 * MS
@@ -134,17 +136,18 @@ def test_skipped_ticks_are_misses(bench: Bench) -> None:
     assert (bench.loop.counts.deadlines, bench.loop.counts.deadline_misses, bench.loop.counts.skipped) == (5, 3, 3)
 
 
-def test_the_newest_observation_wins_while_the_controller_thinks(session: ControllerSession) -> None:
+def test_the_newest_observation_wins_while_the_controller_thinks(tmp_path: Path) -> None:
     thinking, go_on = threading.Event(), threading.Event()
-    bench = Bench(session)
-    send = bench._send
+    session = ControllerSession.load(tiny.constant(tmp_path / "c.onnx"), tiny.contract())
+    act = session.act
 
-    def slow_send(answer: Answer) -> None:
+    def slow_act(*inputs: Any) -> ControllerOutput:
         thinking.set()
         assert go_on.wait(TIMEOUT_S)
-        send(answer)
+        return act(*inputs)
 
-    bench.loop._send = slow_send
+    session.act = slow_act  # type: ignore[method-assign]
+    bench = Bench(session)
     for k in range(4):
         bench.loop.offer(observation(k * PERIOD), 0)
         assert thinking.wait(TIMEOUT_S)

@@ -17,8 +17,9 @@ from wm_ros.contract import schema
 from wm_ros.contract.assembler import Observation
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
+from wm_ros.runtime.answer import Answer
 from wm_ros.runtime.calibrated_level import Level
-from wm_ros.runtime.control_loop import Answer, ControlLoop
+from wm_ros.runtime.control_loop import ControlLoop
 from wm_ros.runtime.controller import ControllerOutput, ControllerSession
 from wm_ros.runtime.disagreement import PATIENCE, Watch, disagreement, rest_action
 

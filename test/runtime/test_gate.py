@@ -258,6 +258,37 @@ def test_gate_holds_on_a_command_from_the_future() -> None:
     assert bench.last.reason == "time_ahead"
 
 
+def test_a_row_of_an_older_plan_passes_while_that_plan_is_young_enough_and_not_a_moment_longer() -> None:
+    bench = working()
+    for age_ms, reason in ((60, ""), (100, ""), (101, "stale_plan")):
+        bench.wait(20)
+        bench.observe()
+        sent = bench.command(1.0, age_ns=age_ms * MS)
+        assert sent is not None and sent.reason == reason
+    assert bench.gate.followed == 2 and bench.gate.interventions["refused_stale_plan"] == 1
+
+
+def test_the_age_of_a_row_is_added_to_that_of_its_stamp() -> None:
+    bench = working()
+    bench.wait(20)
+    bench.observe()
+    assert bench.command(1.0, age_ns=90 * MS, stamp=bench.stamp - PERIOD) is bench.last and bench.last.reason == "stale_plan"
+
+
+def test_a_plan_from_before_a_stop_is_not_gone_on_with_after_it() -> None:
+    bench = working()
+    bench.estop(True)
+    bench.estop(False)
+    assert bench.gate.arm() == ""
+    armed_at = bench.stamp
+    bench.wait(20)
+    bench.observe()
+    bench.command(1.0, age_ns=bench.stamp - armed_at + MS)
+    assert bench.last.reason == "stale_plan"
+    bench.command(1.0, age_ns=bench.stamp - armed_at)
+    assert bench.last.reason == ""
+
+
 def test_gate_holds_while_two_publishers_are_on_the_command_topic() -> None:
     bench = working()
     bench.wait(20)

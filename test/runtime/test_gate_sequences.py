@@ -36,6 +36,7 @@ class AnySequence(RuleBasedStateMachine):
         self.asked_again = False
         self.answered: set[int] = set()
         self.offered: list[float] = []
+        self.age_ms = 0
         self.the_robot_works(2, 0.5)
         assert self.bench.gate.passed
 
@@ -62,7 +63,8 @@ class AnySequence(RuleBasedStateMachine):
                 assert sent.stamp_ns >= self.passed_stamp, "stamps of commands ran backwards"
                 self.passed_stamp = sent.stamp_ns
                 assert self.allowed(), "a command passed that must not"
-                assert min(self.newest.values()) - sent.stamp_ns <= 1e9 * self.contract.safety.max_plan_age_s
+                age = min(self.newest.values()) - sent.stamp_ns + self.age_ms * MS * (not self.lockstep)
+                assert age <= 1e9 * self.contract.safety.max_plan_age_s, "it was computed from an observation that is too old"
                 assert self.offered and np.isfinite(self.offered).all()
                 if self.last is not None:
                     assert (np.abs(sent.values - self.last.values) <= rate * 2e-9 * self.period + 1e-9).all()
@@ -131,18 +133,24 @@ class AnySequence(RuleBasedStateMachine):
             values.append(number)
         self.send(values, names, offset_ms if defect == "stamp" else 0, 2 if defect == "publishers" else 1)
 
-    def send(self, values: list[float], names: list[str], offset_ms: int, publishers: int) -> None:
+    def send(self, values: list[float], names: list[str], offset_ms: int, publishers: int, age_ms: int = 0) -> None:
         self.publishers = publishers
+        self.age_ms = age_ms
         self.offered = values if set(names) == set(self.contract.action.names) else []
-        self.bench.command(*values, names=names, stamp=max(self.newest.values()) + offset_ms * MS, publishers=publishers)
+        stamp = max(self.newest.values()) + offset_ms * MS
+        self.bench.command(*values, names=names, stamp=stamp, publishers=publishers, age_ns=age_ms * MS)
         self.check()
         if not self.lockstep:
             self.offered = []
 
-    @rule(value=st.floats(-30, 30), late_ms=st.sampled_from([0, 0, 10, 60, 90, 110, 200]))
-    def a_proper_command_comes(self, value: float, late_ms: int) -> None:
+    @rule(
+        value=st.floats(-30, 30),
+        late_ms=st.sampled_from([0, 0, 10, 60, 90, 110, 200]),
+        age_ms=st.sampled_from([0, 0, 0, 20, 50, 100, 101, 999]),
+    )
+    def a_proper_command_comes(self, value: float, late_ms: int, age_ms: int) -> None:
         names = list(self.contract.action.names)
-        self.send([value] * len(names), names, -late_ms, 1)
+        self.send([value] * len(names), names, -late_ms, 1, age_ms)
 
     @rule(pressed=st.booleans())
     def the_estop_speaks(self, pressed: bool) -> None:

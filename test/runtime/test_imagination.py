@@ -12,7 +12,7 @@ import tiny_controller as tiny
 from camera_bags import with_camera
 
 from wm_ros.contract.assembler import Observation
-from wm_ros.runtime.control_loop import Answer
+from wm_ros.runtime.answer import Answer
 from wm_ros.runtime.control_ticks import Tick
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.runtime.imagination import Imagination, Imagined

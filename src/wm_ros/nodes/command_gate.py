@@ -14,6 +14,7 @@ from std_srvs.srv import SetBool
 from wm_ros.contract.assembler import stamp_ns
 from wm_ros.nodes import base, messages
 from wm_ros.nodes.base import Param
+from wm_ros.runtime import plan_age
 from wm_ros.runtime.gate import WATCHDOG_PERIODS, Gate, Outgoing, Proposal, Source
 from wm_ros.runtime.statistics import Durations, Periods
 
@@ -121,6 +122,7 @@ class CommandGateNode(base.WmNode):
             getattr(message, interface),
             stamp_ns(message.header.stamp),
             message.header.frame_id,
+            plan_age.age_ns(message.header.frame_id),
             malformed=f"{source}/command fills {other[0]}, the contract wants {interface}" if other else "",
         )
         outgoing = self._gate.command(source, proposal, now, self._living_publishers(source))
@@ -234,6 +236,7 @@ class CommandGateNode(base.WmNode):
             "state": gate.state,
             "source": gate.source,
             "passed": gate.passed,
+            "followed": gate.followed,
             "held": gate.held,
             "reason": reason,
             "lacking": ",".join(gate.lacking(now)),

@@ -6,7 +6,7 @@ from std_msgs.msg import Float32MultiArray
 from std_srvs.srv import SetBool
 
 from wm_ros.nodes import base, messages, serving
-from wm_ros.runtime.control_loop import Answer
+from wm_ros.runtime.answer import Answer
 
 
 class MpcNode(serving.ServingNode):

@@ -19,9 +19,10 @@ from wm_ros.contract.errors import UserError
 from wm_ros.nodes import base, messages
 from wm_ros.nodes.base import Param
 from wm_ros.runtime.affinity import parse_cpus, pin
+from wm_ros.runtime.answer import Answer
 from wm_ros.runtime.cameras import missing_channels
 from wm_ros.runtime.confinement import inside
-from wm_ros.runtime.control_loop import Answer, ControlLoop
+from wm_ros.runtime.control_loop import ControlLoop
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.runtime.engine import ENGINES, PRECISIONS, Inference
 from wm_ros.runtime.hot_swap import HotSwap
@@ -187,7 +188,7 @@ class ServingNode(base.WmNode):
     def _send(self, answer: Answer) -> None:
         if self.active:
             stamp = answer.tick.observation.stamp_ns
-            self._command.publish(messages.command_message(self.contract, answer.output.action, stamp, answer.session.name))
+            self._command.publish(messages.command_message(self.contract, answer.output.action, stamp, answer.source))
 
     def _show_imagined(self, imagined: Imagined) -> None:
         if not self.active:
@@ -225,7 +226,7 @@ class ServingNode(base.WmNode):
         session, counts, now = loop.session, loop.counts, base.steady_ns()
         latency, jitter = loop.latency.summary(), loop.periods.jitter.summary()
         watch = loop.disagreement
-        reason = loop.reason or watch.reason or swap.reason
+        reason = loop.slow(now) or loop.reason or watch.reason or swap.reason
         if session is None and not reason:
             reason = "waiting for a controller"
         if self.active:
@@ -244,6 +245,7 @@ class ServingNode(base.WmNode):
             "late": counts.late,
             "skipped": counts.skipped,
             "refused": counts.refused,
+            "followed": counts.followed,
             "observation_age_ms": -1.0 if self._observed_ns is None else (now - self._observed_ns) * 1e-6,
             "drops": self._drops,
             "controller_version": -1 if session is None else session.metadata.version,

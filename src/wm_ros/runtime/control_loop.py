@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from wm_ros.contract.assembler import Observation
 from wm_ros.contract.schema import Contract
+from wm_ros.runtime.answer import Answer
 from wm_ros.runtime.cameras import PictureWatch
 from wm_ros.runtime.control_ticks import ControlTicks, Tick
 from wm_ros.runtime.controller import ControllerOutput, ControllerSession
 from wm_ros.runtime.disagreement import Watch
+from wm_ros.runtime.plan_following import PlanFollower
 from wm_ros.runtime.statistics import Durations, Periods
 
 
@@ -31,19 +33,12 @@ class Counts:
     """Commands that went out more than one period after their observation had come."""
     refused: int = 0
     """Outputs that were not ok."""
+    followed: int = 0
+    """Ticks whose answer was late, and which got a row of the last plan in its place: no misses, though inference overran."""
 
 
 REPEAT_AFTER_NS = 100_000_000
 """Lockstep: an observation that comes again after this time asks for an answer that was lost."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the controller said to one tick."""
-
-    session: ControllerSession
-    tick: Tick
-    output: ControllerOutput
 
 
 class ControlLoop:
@@ -54,7 +49,7 @@ class ControlLoop:
         seed: of the controller's noise; episode n after the start draws from `SeedSequence([seed, n])`.
         lockstep: every new stamp is a tick, and there are no deadlines.
         clock: the steady clock, in nanoseconds.
-        send: publishes the command of an answer that is ok; called in the loop's thread.
+        send: publishes the command of an answer that is ok, or of a row of the last plan; called in several threads, one at a time.
         show: publishes what is for people, after the command; called in the loop's thread.
         take: gives a controller that is ready to serve from now on, or None; asked between two ticks.
         served: told when another controller begins to serve.
@@ -84,6 +79,8 @@ class ControlLoop:
         self._lockstep = lockstep
         self._clock = clock
         self._send, self._show, self._take, self._served = send, show, take, served
+        max_age_ns = 0 if lockstep else round(1e9 * contract.safety.max_plan_age_s)
+        self._follower = PlanFollower(self.period_ns, max_age_ns, clock, self._answer, self._follow)
         self.disagreement = Watch(contract)
         """Of the plans that were acted on."""
         self._fallback = fallback
@@ -97,11 +94,13 @@ class ControlLoop:
         self._closed = False
         self._session: ControllerSession | None = None
         self._resets = -1
+        self._began_ns: int | None = None
         self._with_policy = False
         self._thread = threading.Thread(target=self._work, name="control loop", daemon=True)
 
     def start(self) -> None:
         """Starts the thread; a controller that `take` gives serves from the first tick on."""
+        self._follower.start()
         self._thread.start()
 
     def close(self) -> None:
@@ -109,6 +108,7 @@ class ControlLoop:
         with self._condition:
             self._closed = True
             self._condition.notify_all()
+        self._follower.close()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -117,6 +117,13 @@ class ControlLoop:
         with self._condition:
             self._wake = True
             self._condition.notify_all()
+
+    def slow(self, now_ns: int) -> str:
+        """What people are told about an inference that has been going on for longer than a control period; empty where none has."""
+        began = self._began_ns
+        if began is None or self._lockstep or now_ns - began <= self.period_ns:
+            return ""
+        return f"inference has been going on for {1e-6 * (now_ns - began):.0f} ms, a control period has {1e-6 * self.period_ns:g} ms"
 
     @property
     def session(self) -> ControllerSession | None:
@@ -127,21 +134,23 @@ class ControlLoop:
         """The newest observation; returns at once."""
         if self._lockstep and self._pictures.incomplete(observation):
             return
-        with self._condition:
-            tick = self._ticks.offer(observation, arrived_ns)
-            if tick is None:
-                self._again = self._again or self._was_lost(observation, arrived_ns)
-                if self._again:
+        tick = self._ticks.offer(observation, arrived_ns)
+        if tick is None:
+            if self._was_lost(observation, arrived_ns):
+                with self._condition:
+                    self._again = True
                     self._condition.notify_all()
-                return
+            return
+        self._follower.come(tick)
+        with self._condition:
+            replaced, self._pending = self._pending, tick
             if self._session is not None and not self._lockstep:
                 self.counts.deadlines += 1 + tick.skipped
                 self.counts.deadline_misses += tick.skipped
                 self.counts.skipped += tick.skipped
-                if self._pending is not None:
+                if replaced is not None and not self._follower.take_followed(replaced):
                     self.counts.overruns += 1
                     self.counts.deadline_misses += 1
-            self._pending = tick
             self._condition.notify_all()
 
     def _was_lost(self, observation: Observation, arrived_ns: int) -> bool:
@@ -158,6 +167,7 @@ class ControlLoop:
                 self._session = session
                 self._resets = -1
                 self.disagreement.begin(session.disagreement_level)
+                self._follower.forget()
                 self._served(session)
             with self._condition:
                 self._condition.wait_for(lambda: self._closed or self._wake or self._again or self._pending is not None)
@@ -171,7 +181,9 @@ class ControlLoop:
             if again and tick is None and self._answered is not None:
                 self._send(self._answered)
             if tick is not None and self._session is not None:
+                self._began_ns = self._clock()
                 self._act(self._session, tick)
+                self._began_ns = None
 
     def _act(self, session: ControllerSession, tick: Tick) -> None:
         if tick.resets != self._resets:
@@ -180,24 +192,36 @@ class ControlLoop:
             self._leave_to_policy(False)
             self.disagreement.reset()
             self.periods.pause()
+            self._follower.forget()
+        self._follower.thinks(tick)
         output = self.disagreement.judge(self._output(session, tick.observation), tick.observation.vector)
         self._leave_to_policy(self.disagreement.above)
         answer = Answer(session, tick, output)
         self.reason = output.reason
         self._answered = answer if output.ok else None
         if output.ok:
-            self._send(answer)
+            self._follower.answers(answer, self.disagreement.calm)
             now = self._clock()
             self.latency.add_ns(now - tick.arrived_ns)
-            self.periods.event(now)
+        else:
+            self._follower.forget()
+        followed = self._follower.take_followed(tick)
         with self._condition:
             self.counts.refused += not output.ok
-            late = output.ok and not self._lockstep and self._clock() - tick.arrived_ns > self.period_ns
+            late = output.ok and not (self._lockstep or followed) and self._clock() - tick.arrived_ns > self.period_ns
             self.counts.late += late
             self.counts.deadline_misses += late or not (output.ok or self._lockstep)
         if output.ok:
             self._show(answer)
         session.prepare()
+
+    def _answer(self, answer: Answer) -> None:
+        self._send(answer)
+        self.periods.event(self._clock())
+
+    def _follow(self, row: Answer) -> None:
+        self._answer(row)
+        self.counts.followed += 1
 
     def _output(self, session: ControllerSession, observation: Observation) -> ControllerOutput:
         fault = self._pictures.fault(observation, session.cameras)

@@ -69,6 +69,11 @@ class Watch:
         return replace(output, ok=False, reason=self.reason)
 
     @property
+    def calm(self) -> bool:
+        """The last plan was not above the level, nor are plans at large."""
+        return not self.above and (self.ratio is None or self.ratio <= 1.0)
+
+    @property
     def reason(self) -> str:
         """What people are told; empty while the plans agree."""
         if not self.above:

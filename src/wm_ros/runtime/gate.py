@@ -34,9 +34,11 @@ class Proposal:
     values: Sequence[float]
     """In contract units, in the order of `names`."""
     stamp_ns: int
-    """Stamp of the observation that it was computed from."""
+    """Stamp of the observation that it is the action for, and which it was computed from unless `age_ns` says otherwise."""
     controller: str = ""
     """Who computed it."""
+    age_ns: int = 0
+    """It is a row of an older plan: what it was computed from is older than `stamp_ns` by that."""
     malformed: str = ""
     """Not empty: another field than the contract's interface is filled, and the text says so."""
 
@@ -85,6 +87,8 @@ class Gate:
         self.interventions: Counter[str] = Counter()
         """Refused commands, clips, rate limits, refused sensor messages, and each time that hold began, by reason."""
         self.passed = 0
+        self.followed = 0
+        """Of those that passed: rows of a plan that was made for an earlier tick."""
         self.held = 0
         self._period_ns = contract.control.period_ns
         self._timeout_ns = int(lockstep_timeout_s * 1e9) if lockstep else int(COMMAND_TIMEOUT_PERIODS * self._period_ns)
@@ -103,6 +107,7 @@ class Gate:
         self._rate = np.array([j.rate_limit or np.inf for j in contract.action.joints])
         self._last_command_stamp: int | None = None
         self._last_passed_ns: int | None = None
+        self._armed_stamp: int | None = None
         self._max_plan_age_ns = round(1e9 * contract.safety.max_plan_age_s)
         self._looked_ns: int | None = None
         self._woke_ns: int | None = None
@@ -197,6 +202,7 @@ class Gate:
             self._restart()
         self._last_command_stamp = None
         self._last_passed_ns = None
+        self._armed_stamp = None if self._assembler.missing else self._observation_stamp()
         self._passed_source = self._blend_from = None
         self._refusal = ""
         self._hold = None
@@ -312,7 +318,7 @@ class Gate:
         values = None
         if not fault:
             values, fault = self._ordered(proposal)
-        fault = fault or self._stamp_fault(proposal.stamp_ns)
+        fault = fault or self._stamp_fault(proposal.stamp_ns, proposal.age_ns)
         if fault:
             self.interventions[f"refused_{fault}"] += 1
             self._refusal = fault
@@ -326,6 +332,7 @@ class Gate:
         self._holding, self._hold, self._refusal = "", None, ""
         self._passed_source = self.source
         self.passed += 1
+        self.followed += proposal.age_ns > 0
         return self._send(self._limited(blended, proposal.stamp_ns, now_ns), proposal.stamp_ns, proposal.controller, "", now_ns)
 
     def _ordered(self, proposal: Proposal) -> tuple[NDArray[np.float64] | None, str]:
@@ -342,14 +349,17 @@ class Gate:
         # Before limiting: min and max let NaN through.
         return (values, "") if np.isfinite(values).all() else (None, "not_finite")
 
-    def _stamp_fault(self, stamp_ns: int) -> str:
+    def _stamp_fault(self, stamp_ns: int, age_ns: int) -> str:
         if self._last_command_stamp is not None and stamp_ns < self._last_command_stamp:
             return "time_backwards"
-        age = self._observation_stamp() - stamp_ns
-        if age > self._max_plan_age_ns:
+        ahead = stamp_ns - self._observation_stamp()
+        if age_ns - ahead > self._max_plan_age_ns:
+            return "stale_plan"
+        # What was planned before a stop is not gone on with after it.
+        if age_ns and self._armed_stamp is not None and stamp_ns - age_ns < self._armed_stamp:
             return "stale_plan"
         # The proposal may have overtaken its observation on the way here, but by no more than an observation's life.
-        if -age > 1e9 * self.contract.safety.max_observation_age_s:
+        if ahead > 1e9 * self.contract.safety.max_observation_age_s:
             return "time_ahead"
         return ""
 
@@ -451,7 +461,7 @@ class Gate:
         self._fresh_ns.clear()
         self._set_back.clear()
         self._passed_source = self._blend_from = None
-        self._last_command_stamp = None
+        self._last_command_stamp = self._armed_stamp = None
         self._pending_stamp = None
         self._answered_stamp = -1
         self._last = None

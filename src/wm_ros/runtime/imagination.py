@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wm_ros.runtime import artifact, realtime
-from wm_ros.runtime.control_loop import Answer
+from wm_ros.runtime.answer import Answer
 from wm_ros.runtime.controller import ControllerSession
 
 NICE = 10
