@@ -140,6 +140,7 @@ def test_the_newest_observation_wins_while_the_controller_thinks(tmp_path: Path)
     thinking, go_on = threading.Event(), threading.Event()
     session = ControllerSession.load(tiny.constant(tmp_path / "c.onnx"), tiny.contract())
     act = session.act
+    session.warm_up_ms = 1e3 * TIMEOUT_S
 
     def slow_act(*inputs: Any) -> ControllerOutput:
         thinking.set()
@@ -156,6 +157,48 @@ def test_the_newest_observation_wins_while_the_controller_thinks(tmp_path: Path)
     bench.loop.close()
     assert stamps == [0, 3 * PERIOD]
     assert bench.loop.counts.overruns == 2 and bench.loop.counts.deadline_misses == 2
+
+
+@pytest.mark.parametrize(("warm_up_ms", "here"), [(1.9, True), (2.1, False)])
+def test_a_short_inference_is_done_where_the_observation_arrives_and_a_long_one_elsewhere(
+    session: ControllerSession, warm_up_ms: float, here: bool
+) -> None:
+    session.warm_up_ms = warm_up_ms
+    bench = Bench(session)
+    threads: list[int] = []
+    send = bench._send
+    bench.loop._send = lambda answer: (threads.append(threading.get_ident()), send(answer))
+    for k in range(3):
+        bench.tick(k * PERIOD)
+    bench.loop.close()
+    assert [t == threading.get_ident() for t in threads] == [here] * 3
+    assert (bench.loop.counts.deadlines, bench.loop.counts.deadline_misses) == (3, 0)
+
+
+def test_after_a_short_inference_that_was_held_up_the_newest_of_what_has_queued_up_wins(session: ControllerSession) -> None:
+    session.warm_up_ms = 0.1
+    bench = Bench(session)
+    bench.took_ms = 50
+    bench.tick(0)
+    bench.took_ms = 1
+    act, thinking, go_on = session.act, threading.Event(), threading.Event()
+
+    def slow_act(*inputs: Any) -> ControllerOutput:
+        thinking.set()
+        assert go_on.wait(TIMEOUT_S)
+        return act(*inputs)
+
+    session.act = slow_act  # type: ignore[method-assign]
+    bench.loop.offer(observation(PERIOD), bench.now)  # by the thread, or this would not return
+    assert thinking.wait(TIMEOUT_S)
+    for k in (2, 3):
+        bench.loop.offer(observation(k * PERIOD), bench.now)
+    go_on.set()
+    stamps = [bench.shown.get(timeout=TIMEOUT_S).tick.observation.stamp_ns for _ in range(2)]
+    assert stamps == [PERIOD, 3 * PERIOD]
+    session.act = act  # type: ignore[method-assign]
+    bench.tick(4 * PERIOD)
+    bench.loop.close()
 
 
 def test_an_output_that_is_not_ok_is_not_sent_and_is_a_miss(tmp_path: Path) -> None:

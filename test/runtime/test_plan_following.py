@@ -54,6 +54,7 @@ class Slow:
 
     def slow(self, session: ControllerSession) -> None:
         act = session.act
+        session.warm_up_ms = 1e3 * TIMEOUT_S
 
         def slow_act(*inputs: Any) -> ControllerOutput:
             self.begun.put(None)

@@ -1,4 +1,4 @@
-"""Observations in, commands out: inference in a thread of its own, where the newest observation wins."""
+"""Observations in, commands out: short inferences where the observation arrives, long ones in a thread where the newest one wins."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ REPEAT_AFTER_NS = 100_000_000
 """Lockstep: an observation that comes again after this time asks for an answer that was lost."""
 
 
+SHORT_PERIODS = 0.1
+"""An inference that takes at most this part of a control period is done by who brings the observation: the hand-over to another thread costs
+0.4 ms of 2 at 100 Hz (docs/benchmarks/loop.md). A longer one would keep observations waiting."""
+BEHIND_PERIODS = 0.5
+"""After one that was held up for longer, the thread has the next tick: of what has queued up meanwhile only the newest counts."""
+
+
 class ControlLoop:
     """Runs a controller on every control tick.
 
@@ -50,7 +57,7 @@ class ControlLoop:
         lockstep: every new stamp is a tick, and there are no deadlines.
         clock: the steady clock, in nanoseconds.
         send: publishes the command of an answer that is ok, or of a row of the last plan; called in several threads, one at a time.
-        show: publishes what is for people, after the command; called in the loop's thread.
+        show: publishes what is for people, after the command; called in the loop's thread, or where `offer` is.
         take: gives a controller that is ready to serve from now on, or None; asked between two ticks.
         served: told when another controller begins to serve.
         fallback: told that the policy is to drive (True), or not any longer, by the contract's `safety.on_disagreement`.
@@ -87,6 +94,9 @@ class ControlLoop:
         self._pictures = PictureWatch(contract)
         self._ticks = ControlTicks(self.period_ns, round(1e9 * contract.safety.max_observation_age_s), every=lockstep)
         self._condition = threading.Condition()
+        self._acting = threading.Lock()
+        """Held by who uses the session, or changes it."""
+        self._behind = False
         self._pending: Tick | None = None
         self._answered: Answer | None = None
         self._again = False
@@ -131,7 +141,7 @@ class ControlLoop:
         return self._session
 
     def offer(self, observation: Observation, arrived_ns: int) -> None:
-        """The newest observation; returns at once."""
+        """The newest observation; from one thread only. Returns at once, or after an inference that is short beside the period."""
         if self._lockstep and self._pictures.incomplete(observation):
             return
         tick = self._ticks.offer(observation, arrived_ns)
@@ -142,16 +152,39 @@ class ControlLoop:
                     self._condition.notify_all()
             return
         self._follower.come(tick)
+        if self._acted_at_once(tick):
+            return
         with self._condition:
             replaced, self._pending = self._pending, tick
-            if self._session is not None and not self._lockstep:
-                self.counts.deadlines += 1 + tick.skipped
-                self.counts.deadline_misses += tick.skipped
-                self.counts.skipped += tick.skipped
-                if replaced is not None and not self._follower.take_followed(replaced):
-                    self.counts.overruns += 1
-                    self.counts.deadline_misses += 1
+            self._count_due(tick, replaced)
             self._condition.notify_all()
+
+    def _acted_at_once(self, tick: Tick) -> bool:
+        """Whether this thread has acted on the tick itself, since that is short and the other one rests."""
+        session = self._session
+        if session is None or 1e6 * session.warm_up_ms > SHORT_PERIODS * self.period_ns or not self._acting.acquire(blocking=False):
+            return False
+        try:
+            behind, self._behind = self._behind, False
+            if behind or self._pending is not None or self._again or session is not self._session:
+                return False
+            self._count_due(tick, None)
+            began = self._clock()
+            self._act(session, tick)
+            self._behind = self._clock() - began > BEHIND_PERIODS * self.period_ns
+            return True
+        finally:
+            self._acting.release()
+
+    def _count_due(self, tick: Tick, replaced: Tick | None) -> None:
+        if self._session is None or self._lockstep:
+            return
+        self.counts.deadlines += 1 + tick.skipped
+        self.counts.deadline_misses += tick.skipped
+        self.counts.skipped += tick.skipped
+        if replaced is not None and not self._follower.take_followed(replaced):
+            self.counts.overruns += 1
+            self.counts.deadline_misses += 1
 
     def _was_lost(self, observation: Observation, arrived_ns: int) -> bool:
         """Lockstep: the simulator asks again, since its answer has not come, for instance before discovery was complete."""
@@ -162,13 +195,14 @@ class ControlLoop:
 
     def _work(self) -> None:
         while True:
-            session = self._take()
-            if session is not None:
-                self._session = session
-                self._resets = -1
-                self.disagreement.begin(session.disagreement_level)
-                self._follower.forget()
-                self._served(session)
+            with self._acting:
+                session = self._take()
+                if session is not None:
+                    self._session = session
+                    self._resets = -1
+                    self.disagreement.begin(session.disagreement_level)
+                    self._follower.forget()
+                    self._served(session)
             with self._condition:
                 self._condition.wait_for(lambda: self._closed or self._wake or self._again or self._pending is not None)
                 if self._closed:
@@ -176,16 +210,17 @@ class ControlLoop:
                 woken, self._wake = self._wake, False
                 if woken:
                     continue
-                again, self._again = self._again, False
-                tick, self._pending = self._pending, None
-            if again and tick is None and self._answered is not None:
-                self._send(self._answered)
-            if tick is not None and self._session is not None:
-                self._began_ns = self._clock()
-                self._act(self._session, tick)
-                self._began_ns = None
+            with self._acting:
+                with self._condition:
+                    again, self._again = self._again, False
+                    tick, self._pending = self._pending, None
+                if again and tick is None and self._answered is not None:
+                    self._send(self._answered)
+                if tick is not None and self._session is not None:
+                    self._act(self._session, tick)
 
     def _act(self, session: ControllerSession, tick: Tick) -> None:
+        self._began_ns = self._clock()
         if tick.resets != self._resets:
             self._resets = tick.resets
             session.reset([self._seed, tick.resets])
@@ -214,6 +249,7 @@ class ControlLoop:
         if output.ok:
             self._show(answer)
         session.prepare()
+        self._began_ns = None
 
     def _answer(self, answer: Answer) -> None:
         self._send(answer)
