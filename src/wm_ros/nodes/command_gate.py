@@ -49,6 +49,7 @@ class CommandGateNode(base.WmNode):
         self._state = ""
         self._heard_ns: dict[Source, int] = {}
         self._complete_ns: dict[int, int] = {}
+        self._form = messages.CommandForm(contract)
         self._command = self.create_publisher(JointState, contract.action.topic, base.command_qos(self.param("mode")))
         mirror = contract.action.mirror_topic
         self._mirror = None if mirror is None else self.create_publisher(Float64MultiArray, mirror, base.COMMAND_QOS)
@@ -183,7 +184,7 @@ class CommandGateNode(base.WmNode):
 
     def _send(self, outgoing: Outgoing | None) -> None:
         if outgoing is not None:
-            self._command.publish(messages.command_message(self.contract, outgoing.values, outgoing.stamp_ns, outgoing.controller))
+            self._command.publish(self._form.fill(outgoing.values, outgoing.stamp_ns, outgoing.controller))
             if self._mirror is not None:
                 self._mirror.publish(Float64MultiArray(data=[float(v) for v in outgoing.values]))
             if not outgoing.reason:

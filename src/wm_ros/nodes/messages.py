@@ -44,11 +44,25 @@ def command_message(contract: Contract, action: Any, stamp_ns: int, source: str)
         stamp_ns: stamp of the observation that the action was computed from.
         source: who computed it, for `header.frame_id`, such as `pets:3:1f2e3d4c`.
     """
-    message = JointState(name=list(contract.action.names))
-    message.header.stamp = time_message(stamp_ns)
-    message.header.frame_id = source
-    setattr(message, contract.action.interface, [float(a) for a in action])
-    return message
+    return CommandForm(contract).fill(action, stamp_ns, source)
+
+
+class CommandForm:
+    """One command message that is filled in again and again, for who publishes it at once: half the time of making one, in every tick."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._message = JointState(name=list(contract.action.names))
+        self._interface = contract.action.interface
+
+    def fill(self, action: Any, stamp_ns: int, source: str) -> JointState:
+        """See `command_message`. What it gives changes with the next call."""
+        message = self._message
+        stamp = message.header.stamp
+        stamp.sec, stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
+        message.header.frame_id = source
+        # rclpy takes an array of doubles as it is; anything else it checks value by value.
+        setattr(message, self._interface, array("d", action))
+        return message
 
 
 def image_message(picture: NDArray[np.uint8], stamp_ns: int, frame: str) -> Image:

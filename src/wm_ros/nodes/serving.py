@@ -75,6 +75,7 @@ class ServingNode(base.WmNode):
         if path:
             self._first = ControllerSession.load(path, self.contract, inference, trusted=trusted)
         self._assembler = Assembler(self.contract)
+        self._form = messages.CommandForm(self.contract)
         self._complaints.clear()
         self._command = self.create_publisher(JointState, f"{self.source}/command", base.command_qos(self.param("mode")))
         self._serving = self.create_publisher(String, f"{self.source}/controller", base.SERVING_QOS)
@@ -188,7 +189,7 @@ class ServingNode(base.WmNode):
     def _send(self, answer: Answer) -> None:
         if self.active:
             stamp = answer.tick.observation.stamp_ns
-            self._command.publish(messages.command_message(self.contract, answer.output.action, stamp, answer.source))
+            self._command.publish(self._form.fill(answer.output.action, stamp, answer.source))
 
     def _show_imagined(self, imagined: Imagined) -> None:
         if not self.active:
