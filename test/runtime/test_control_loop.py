@@ -159,10 +159,11 @@ def test_the_newest_observation_wins_while_the_controller_thinks(tmp_path: Path)
     assert bench.loop.counts.overruns == 2 and bench.loop.counts.deadline_misses == 2
 
 
-@pytest.mark.parametrize(("warm_up_ms", "here"), [(1.9, True), (2.1, False)])
-def test_a_short_inference_is_done_where_the_observation_arrives_and_a_long_one_elsewhere(
-    session: ControllerSession, warm_up_ms: float, here: bool
+@pytest.mark.parametrize(("warm_up_ms", "plans", "here"), [(1.9, False, True), (2.1, False, False), (0.1, True, False)])
+def test_a_quick_policy_answers_where_the_observation_arrives_and_a_slow_one_or_a_planner_elsewhere(
+    tmp_path: Path, warm_up_ms: float, plans: bool, here: bool
 ) -> None:
+    session = ControllerSession.load((tiny.feedback if plans else tiny.constant)(tmp_path / "c.onnx"), tiny.contract())
     session.warm_up_ms = warm_up_ms
     bench = Bench(session)
     threads: list[int] = []
@@ -175,7 +176,8 @@ def test_a_short_inference_is_done_where_the_observation_arrives_and_a_long_one_
     assert (bench.loop.counts.deadlines, bench.loop.counts.deadline_misses) == (3, 0)
 
 
-def test_after_a_short_inference_that_was_held_up_the_newest_of_what_has_queued_up_wins(session: ControllerSession) -> None:
+def test_after_a_quick_policy_was_held_up_observations_come_in_while_it_thinks_and_the_newest_wins(tmp_path: Path) -> None:
+    session = ControllerSession.load(tiny.constant(tmp_path / "c.onnx"), tiny.contract())
     session.warm_up_ms = 0.1
     bench = Bench(session)
     bench.took_ms = 50
@@ -189,16 +191,13 @@ def test_after_a_short_inference_that_was_held_up_the_newest_of_what_has_queued_
         return act(*inputs)
 
     session.act = slow_act  # type: ignore[method-assign]
-    bench.loop.offer(observation(PERIOD), bench.now)  # by the thread, or this would not return
-    assert thinking.wait(TIMEOUT_S)
-    for k in (2, 3):
+    for k in (1, 2, 3):
         bench.loop.offer(observation(k * PERIOD), bench.now)
+        assert thinking.wait(TIMEOUT_S)
     go_on.set()
     stamps = [bench.shown.get(timeout=TIMEOUT_S).tick.observation.stamp_ns for _ in range(2)]
-    assert stamps == [PERIOD, 3 * PERIOD]
-    session.act = act  # type: ignore[method-assign]
-    bench.tick(4 * PERIOD)
     bench.loop.close()
+    assert stamps == [PERIOD, 3 * PERIOD]
 
 
 def test_an_output_that_is_not_ok_is_not_sent_and_is_a_miss(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Observations in, commands out: short inferences where the observation arrives, long ones in a thread where the newest one wins."""
+"""Observations in, commands out: a quick policy answers where the observation arrives, others in a thread where the newest one wins."""
 
 from __future__ import annotations
 
@@ -42,10 +42,12 @@ REPEAT_AFTER_NS = 100_000_000
 
 
 SHORT_PERIODS = 0.1
-"""An inference that takes at most this part of a control period is done by who brings the observation: the hand-over to another thread costs
-0.4 ms of 2 at 100 Hz (docs/benchmarks/loop.md). A longer one would keep observations waiting."""
-BEHIND_PERIODS = 0.5
-"""After one that was held up for longer, the thread has the next tick: of what has queued up meanwhile only the newest counts."""
+"""A policy whose inference takes at most this part of a control period answers in the thread that brings the observation: the hand-over to
+another costs 0.4 ms of 2 at 100 Hz (docs/reliability.md). A longer one would keep observations waiting; and while a planner thinks, they
+must come, for its last plan is followed then."""
+HELD_UP_PERIODS = 0.5
+"""One that once took longer than this is not trusted with that thread for a while: of what queues up, only the newest counts."""
+DISTRUSTED_TICKS = 1000
 
 
 class ControlLoop:
@@ -96,7 +98,7 @@ class ControlLoop:
         self._condition = threading.Condition()
         self._acting = threading.Lock()
         """Held by who uses the session, or changes it."""
-        self._behind = False
+        self._distrusted = 0
         self._pending: Tick | None = None
         self._answered: Answer | None = None
         self._again = False
@@ -162,16 +164,21 @@ class ControlLoop:
     def _acted_at_once(self, tick: Tick) -> bool:
         """Whether this thread has acted on the tick itself, since that is short and the other one rests."""
         session = self._session
-        if session is None or 1e6 * session.warm_up_ms > SHORT_PERIODS * self.period_ns or not self._acting.acquire(blocking=False):
+        if session is None or session.plans or 1e6 * session.warm_up_ms > SHORT_PERIODS * self.period_ns:
+            return False
+        if self._distrusted:
+            self._distrusted -= 1
+            return False
+        if not self._acting.acquire(blocking=False):
             return False
         try:
-            behind, self._behind = self._behind, False
-            if behind or self._pending is not None or self._again or session is not self._session:
+            if self._pending is not None or self._again or session is not self._session:
                 return False
             self._count_due(tick, None)
             began = self._clock()
             self._act(session, tick)
-            self._behind = self._clock() - began > BEHIND_PERIODS * self.period_ns
+            if self._clock() - began > HELD_UP_PERIODS * self.period_ns:
+                self._distrusted = DISTRUSTED_TICKS
             return True
         finally:
             self._acting.release()
@@ -199,7 +206,7 @@ class ControlLoop:
                 session = self._take()
                 if session is not None:
                     self._session = session
-                    self._resets = -1
+                    self._resets, self._distrusted = -1, 0
                     self.disagreement.begin(session.disagreement_level)
                     self._follower.forget()
                     self._served(session)

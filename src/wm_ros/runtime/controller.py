@@ -140,6 +140,11 @@ class ControllerSession:
         return tuple(self._images)
 
     @property
+    def plans(self) -> bool:
+        """Whether its answers come with actions for later ticks, and it is known when those are due."""
+        return self.metadata.plan_period_s is not None and artifact.PLAN_ACTION in self._outputs
+
+    @property
     def notice(self) -> ControllerNotice:
         """The announcement of this controller."""
         return ControllerNotice(
