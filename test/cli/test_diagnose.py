@@ -143,7 +143,7 @@ def test_damaged_files_are_named(room: Path, tmp_path: Path, capsys: pytest.Capt
 
     assert "model.safetensors: cannot be read" in broken("model.safetensors", b"damaged")
     assert "metrics.json: not readable as JSON" in broken("metrics.json", b"{")
-    assert "of a training without a world model" in broken("metrics.json", b'{"config": {"sac": {}}}')
+    assert "of a training that leaves no world model behind" in broken("metrics.json", b'{"config": {"sac": {}}}')
     assert "metrics.json: not of this version" in broken("metrics.json", b'{"config": {"pets": {"strid": 1}}, "elites": [0]}')
     assert "controller.onnx: no such file: the model's contract stands in it" in broken("controller.onnx", None)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from cartpole_models import contract
@@ -33,7 +35,7 @@ def test_disagreement_on_records_is_what_the_robot_measures_of_a_plan_with_these
     given = windows([episode(1)], STEPS, ensemble.stride, 5)
     assert given is not None
     held = np.repeat(given.actions[:, :, :1], ensemble.stride, axis=2)  # a plan holds one action for a model step
-    given = type(given)(given.start, held, given.truth)
+    given = replace(given, actions=held)
     found = disagreements(ensemble, given)
     scale = ensemble.observation_std.double().numpy()
     for b in range(len(given.start)):

@@ -19,6 +19,7 @@ from wm_ros.contract.errors import UserError
 if TYPE_CHECKING:
     from wm_ros.training.bag_set import BagSet
     from wm_ros.training.diagnose import Diagnosis
+    from wm_ros.training.foresight import Foresight
     from wm_ros.training.stored_model import StoredModel
 
 RESULT = "diagnosis.json"
@@ -26,14 +27,17 @@ RESULT = "diagnosis.json"
 
 @dataclass(frozen=True)
 class Diagnose:
-    """Measure a model on recorded bags: open-loop error, calibration, growth of the error, where the ensemble disagrees."""
+    """Measure a model on recorded bags: open-loop error, calibration, growth of the error, where the ensemble disagrees; of a latent model
+    also the reward, and the pictures of its cameras, as films."""
 
     model: Path
     """Folder of a run or of one of its versions (the newest is taken), a file in it, or the checkpoint.safetensors of a training."""
     bag: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
     """rosbag2 directories, storage files, folders of bags, or globs; best ones that the model has not learned from."""
     horizon: int | None = None
-    """Model steps to look ahead; by default as far as the planner does."""
+    """Model steps to look ahead; by default as far as the planner, or the imagination that taught the policy."""
+    context: int = 20
+    """Of a latent model: recorded ticks that it sees before it imagines."""
     out: Path | None = None
     """Folder for diagnosis.json and the pictures; by default `diagnosis` beside the model."""
     seed: int = 0
@@ -52,13 +56,15 @@ class Diagnose:
         for name in ("horizon", "starts", "particles"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"{name}: {value} must be at least 1")
+        if self.context < 0:
+            raise UserError(f"context: {self.context} must not be negative")
         if not any(self.bag):
             raise UserError("bag: missing: give --bag with recorded episodes")
         from wm_ros.training import bag_set, stored_model
         from wm_ros.training.diagnose import diagnose
 
         stored = stored_model.load(self.model)
-        contract, stride = stored.contract, stored.model.stride
+        contract = stored.contract
         paths, nothing = bag_set.find(pattern for patterns in self.bag for pattern in patterns)
         data = bag_set.read(paths, contract, 1, namespace=self.namespace, force=self.force)
         refused = [reason for _, reason in (*nothing, *data.refused)]
@@ -66,42 +72,49 @@ class Diagnose:
             raise UserError("\n".join(refused))
         for reason in refused:
             print(f"not used: {reason}")
-        horizon = stored.agent.pets.planner.horizon if self.horizon is None else self.horizon
-        groups = [(bag.path, [(e.observation, e.action) for e in of]) for bag, of in zip(data.bags, data.episodes, strict=True)]
+        horizon = stored.horizon if self.horizon is None else self.horizon
+        foresight = stored.before([e for of in data.episodes for e in of], self.context)
         found = diagnose(
-            stored.model,
-            groups,
+            foresight,
+            [(bag.path, [foresight.columns(e) for e in of]) for bag, of in zip(data.bags, data.episodes, strict=True)],
             horizon,
             contract.control.period_s,
-            contract.observation_names,
+            foresight.names(contract.observation_names),
             seed=self.seed,
             starts=self.starts,
             particles=self.particles,
         )
         if found is None:
             longest = max(len(e) for of in data.episodes for e in of)
+            stride, context = foresight.stride, foresight.context
+            behind = f" behind a context of {context}" if context else ""
             raise UserError(
-                f"horizon: {horizon} model steps of {stride} ticks are {horizon * stride} ticks, the longest episode has {longest}: "
-                f"look at most {longest // stride} steps ahead, or give longer episodes"
+                f"horizon: {horizon} model steps of {stride} ticks are {horizon * stride} ticks{behind}, and the longest episode "
+                f"has {longest}: "
+                f"look at most {max(0, longest - context) // stride} steps ahead, or give longer episodes"
             )
         folder = self.out.expanduser() if self.out is not None else stored.path.parent / "diagnosis"
-        written = self._write(folder, stored, data, found)
-        _show(stored, data, found)
+        written = self._write(folder, stored, data, found, foresight)
+        _show(stored, data, found, foresight.stride)
         print("\n".join(str(path) for path in written))
         return 0
 
-    def _write(self, folder: Path, stored: StoredModel, data: BagSet, found: Diagnosis) -> list[Path]:
+    def _write(self, folder: Path, stored: StoredModel, data: BagSet, found: Diagnosis, foresight: Foresight) -> list[Path]:
+        import torch
+
         from wm_ros.cli.versions import versions
         from wm_ros.export.template import write_atomically
         from wm_ros.viz.model_diagnosis import write_plots
+        from wm_ros.viz.open_loop_film import write_film
 
         seen = {bag.sha256 for bag in stored.training_bags}
         record: dict[str, Any] = {
             "model": str(stored.path),
             "model_sha256": _sha256(stored.path),
-            "family": stored.agent.pets.model.family,
+            "family": stored.family,
             "members": stored.what,
-            "stride": stored.model.stride,
+            "stride": foresight.stride,
+            "context": foresight.context,
             "contract": stored.contract.name,
             "contract_hash": stored.contract.hash,
             "seed": self.seed,
@@ -117,6 +130,8 @@ class Diagnose:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             plots = write_plots(record["result"], folder, _units(stored))
+            for camera, film in foresight.films(len(found.horizon_s), torch.Generator().manual_seed(self.seed)).items():
+                plots += write_film(film.recorded, film.imagined, film.seen, camera, folder, stored.contract.control.period_s)
             write_atomically(folder / RESULT, json.dumps(record, indent=1, allow_nan=False).encode())
         except OSError as error:
             raise UserError(f"out: {folder}: {error.strerror}: give another folder") from None
@@ -128,15 +143,16 @@ def _sha256(path: Path) -> str:
 
 
 def _units(stored: StoredModel) -> dict[str, str]:
-    """Column → its unit; sine and cosine have none."""
+    """Column → its unit; sine, cosine and reward have none."""
     features = [f for c in stored.contract.observation for f in c.features]
-    return {column: f.units if f.encoding == "identity" else "1" for f in features for column in f.columns}
+    units = {column: f.units if f.encoding == "identity" else "1" for f in features for column in f.columns}
+    return units | {"reward": "1"}
 
 
-def _show(stored: StoredModel, data: BagSet, found: Diagnosis) -> None:
+def _show(stored: StoredModel, data: BagSet, found: Diagnosis, stride: int) -> None:
     """The tables, and what they come to in words."""
-    episodes, ticks = sum(map(len, data.episodes)), stored.model.stride
-    print(f"{stored.agent.pets.model.family} model, {stored.what}, {ticks} ticks per model step")
+    episodes = sum(map(len, data.episodes))
+    print(f"{stored.family} model, {stored.what}, {stride} {'ticks' if stride > 1 else 'tick'} per model step")
     print(f"{len(data.bags)} bags, {episodes} episodes, {found.starts} starts")
     seen = {bag.sha256 for bag in stored.training_bags}
     known = sum(bag.sha256 in seen for bag in data.bags)
@@ -160,6 +176,9 @@ def _show(stored: StoredModel, data: BagSet, found: Diagnosis) -> None:
     console.print(ahead)
     console.print("error by column, in its unit; how it grows per model step", markup=False)
     console.print(columns)
+    for camera, pictures in found.pictures.items():
+        ends = f"{pictures.rmse[0]:.3f} one step ahead, {pictures.rmse[-1]:.3f} at the end (no change: {pictures.unchanged[-1]:.3f})"
+        print(f"{camera}: error of the pictures {ends}, {pictures.starts} starts; 1 is black against white")
     growth = found.growth
     print(f"growth of the error: {growth.better}")
     print(f"  linear       ε h                  ε = {growth.linear_eps:.3g}, leaves {100 * growth.linear_misfit:.1f} %")

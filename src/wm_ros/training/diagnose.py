@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wm_ros.training.disagreement import Disagreement, disagreement
+from wm_ros.training.disagreement import Disagreement
 from wm_ros.training.error_growth import Growth, fit_growth
-from wm_ros.training.open_loop import EpisodeColumns, Predictor, Windows, horizon_s, imagine, scale_of, windows
+from wm_ros.training.foresight import Foresight, ObservationForesight, PictureError
+from wm_ros.training.open_loop import EpisodeColumns, Predictor, Windows, horizon_s, scale_of, windows
 
 INTERVALS = (50, 90, 95)
 """Central intervals of the prediction, in percent."""
@@ -48,6 +49,8 @@ class Diagnosis:
     """Group (bag) → its normalized error `[H]`, for those with an episode as long as the horizon."""
     disagreement: Disagreement | None
     """None for a model of one member."""
+    pictures: dict[str, PictureError]
+    """Camera → its pictures; empty for a model without any."""
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
@@ -55,7 +58,7 @@ class Diagnosis:
 
 
 def diagnose(
-    model: Predictor,
+    model: Predictor | Foresight,
     groups: Sequence[tuple[str, list[EpisodeColumns]]],
     steps: int,
     period_s: float,
@@ -68,24 +71,29 @@ def diagnose(
     """Rolls the model out under recorded actions and compares.
 
     Args:
-        model: what imagines; every member carries its own particles.
+        model: what imagines; every member of an ensemble carries its own particles.
         groups: name (such as the bag) and episodes of each.
         steps: model steps to look ahead (H).
         period_s: control period.
-        names: observation columns.
+        names: of the columns of the episodes' observations.
         seed: of the particles.
         starts: about how many in all, spread evenly over the episodes that are long enough.
         particles: of each member and start.
 
     Returns:
-        None where no episode is as long as the horizon.
+        None where no episode is long enough.
     """
     if steps < 1 or starts < 1 or particles < 1:
         raise ValueError(f"steps {steps}, starts {starts} and particles {particles} must be at least 1")
+    ahead = model if isinstance(model, Foresight) else ObservationForesight(model)
     episodes = [episode for _, of in groups for episode in of]
-    fitting = sum(len(action) >= steps * model.stride for _, action in episodes)
-    found = [(name, windows(of, steps, model.stride, max(1, starts // max(1, fitting)))) for name, of in groups]
-    given = [(name, w) for name, w in found if w is not None]
+    fitting = sum(len(action) >= ahead.context + steps * ahead.stride for _, action in episodes)
+    each, first, given = max(1, starts // max(1, fitting)), 0, []
+    for name, of in groups:
+        cut = windows(of, steps, ahead.stride, each, ahead.context, first)
+        first += len(of)
+        if cut is not None:
+            given.append((name, cut))
     if not given:
         return None
     scale = scale_of(episodes).astype(np.float64)
@@ -95,7 +103,7 @@ def diagnose(
     inside: dict[int, list[NDArray[np.bool_]]] = {percent: [] for percent in INTERVALS}
     for first in range(0, len(every.start), _AT_ONCE):
         part = _slice(every, slice(first, first + _AT_ONCE))
-        imagined = imagine(model, part, particles, generator)
+        imagined = ahead.imagine(part, particles, generator)
         squared.append((imagined.mean(axis=1, dtype=np.float64) - part.truth) ** 2)
         for percent in INTERVALS:
             tail = (1.0 - percent / 100.0) / 2.0
@@ -107,7 +115,7 @@ def diagnose(
     still = (every.truth.astype(np.float64) - every.start) ** 2
     ends = np.cumsum([len(w.start) for _, w in given])
     return Diagnosis(
-        horizon_s=horizon_s(steps, model.stride, period_s),
+        horizon_s=horizon_s(steps, ahead.stride, period_s),
         columns=list(names),
         scale=scale.tolist(),
         starts=len(every.start),
@@ -120,7 +128,8 @@ def diagnose(
         by_group={
             name: _normalized(part, scale).tolist() for (name, _), part in zip(given, np.split(errors, ends[:-1], axis=1), strict=True)
         },
-        disagreement=disagreement(model, every, names, scale) if model.members > 1 else None,
+        disagreement=ahead.disagreement(every, names, scale),
+        pictures=ahead.pictures(every, generator),
     )
 
 
@@ -134,8 +143,9 @@ def _joined(parts: list[Windows]) -> Windows:
         np.concatenate([p.start for p in parts]),
         np.concatenate([p.actions for p in parts], axis=1),
         np.concatenate([p.truth for p in parts], axis=1),
+        np.concatenate([p.place for p in parts]),
     )
 
 
 def _slice(whole: Windows, rows: slice) -> Windows:
-    return Windows(whole.start[rows], whole.actions[:, rows], whole.truth[:, rows])
+    return Windows(whole.start[rows], whole.actions[:, rows], whole.truth[:, rows], whole.place[rows])

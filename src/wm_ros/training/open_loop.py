@@ -39,6 +39,8 @@ class Windows:
     """`[H, B, stride, A]`"""
     truth: NDArray[np.float32]
     """`[H, B, O]`, the observations after each model step."""
+    place: NDArray[np.int64]
+    """`[B, 2]`, number of the episode, and tick in it, of each start."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +62,32 @@ class OpenLoop:
         return dict(self.__dict__)
 
 
-def windows(episodes: list[EpisodeColumns], steps: int, stride: int, per_episode: int) -> Windows | None:
-    """Stretches that begin evenly spread over each episode, at most `per_episode` of it; None where no episode is as long."""
-    starts, futures, actions = [], [], []
-    for observation, action in episodes:
+def windows(
+    episodes: list[EpisodeColumns], steps: int, stride: int, per_episode: int, context: int = 0, first: int = 0
+) -> Windows | None:
+    """Stretches that begin evenly spread over each episode; None where no episode is long enough.
+
+    Args:
+        episodes: what is cut.
+        steps: model steps (H).
+        stride: ticks of one.
+        per_episode: stretches of each episode, at most.
+        context: ticks of the episode that lie before each start.
+        first: number of the first episode.
+    """
+    starts, futures, actions, places = [], [], [], []
+    for number, (observation, action) in enumerate(episodes, first):
         last = len(action) - steps * stride
-        if last < 0:
+        if last < context:
             continue
-        for start in np.unique(np.linspace(0, last, per_episode).astype(int)):
+        for start in np.unique(np.linspace(context, last, per_episode).astype(int)):
+            places.append((number, start))
             starts.append(observation[start])
             futures.append(observation[start + stride : start + steps * stride + 1 : stride])
             actions.append(action[start : start + steps * stride].reshape(steps, stride, -1))
     if not starts:
         return None
-    return Windows(np.stack(starts), np.stack(actions, axis=1), np.stack(futures, axis=1))
+    return Windows(np.stack(starts), np.stack(actions, axis=1), np.stack(futures, axis=1), np.array(places, np.int64))
 
 
 def imagine(model: Predictor, given: Windows, particles: int, generator: torch.Generator) -> NDArray[np.float32]:

@@ -3,42 +3,69 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from wm_ros.agents.dreamer import DreamerNetworks
 from wm_ros.agents.pets import dynamics
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
+from wm_ros.data.episode import Episode
 from wm_ros.models.dynamics import ObservationDynamics
 from wm_ros.runtime import artifact
 from wm_ros.runtime.artifact import TrainingBag
 from wm_ros.training import checkpoint
-from wm_ros.training.config import AgentConfig
+from wm_ros.training.bag_policy import BagPolicyPlan
+from wm_ros.training.config import AgentConfig, DreamerAgentConfig
+from wm_ros.training.dreamer_learner import DreamerLearner
+from wm_ros.training.foresight import Foresight, ObservationForesight
+from wm_ros.training.latent_foresight import LatentForesight
+from wm_ros.training.online import OnlinePlan
+from wm_ros.training.simulated import SimulatedPlan
 
 WEIGHTS, METRICS, CONTROLLER, CHECKPOINT = "model.safetensors", "metrics.json", "controller.onnx", "checkpoint.safetensors"
+NO_MODEL = "of a training that leaves no world model behind: give the run of an agent that has one, pets or dreamer"
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model as it plans, and where it comes from."""
+    """A model as it plans or imagines, and where it comes from."""
 
-    model: ObservationDynamics
+    model: ObservationDynamics | DreamerNetworks
     contract: Contract
-    agent: AgentConfig
+    agent: AgentConfig | DreamerAgentConfig
     path: Path
     """Of the weights."""
     training_bags: tuple[TrainingBag, ...]
-    """What it has learned from."""
+    """What it has learned from; empty also for one that learned in simulation, without bags."""
     what: str
     """In words, such as `5 elites of 6 members`."""
+
+    @property
+    def family(self) -> str:
+        """What kind of model it is."""
+        return self.agent.pets.model.family if isinstance(self.agent, AgentConfig) else "recurrent"
+
+    @property
+    def horizon(self) -> int:
+        """Model steps that plans, or the imagination that taught the policy, look ahead."""
+        return self.agent.pets.planner.horizon if isinstance(self.agent, AgentConfig) else self.agent.fit.horizon
+
+    def before(self, episodes: Sequence[Episode], context: int) -> Foresight:
+        """The model before recorded episodes; a latent one sees so many ticks before it imagines."""
+        if isinstance(self.model, DreamerNetworks):
+            return LatentForesight(self.model, episodes, context)
+        return ObservationForesight(self.model)
 
 
 def load(path: Path) -> StoredModel:
@@ -66,8 +93,9 @@ def _folder(path: Path) -> Path:
         if path.name not in (WEIGHTS, METRICS, CONTROLLER):
             raise UserError(f"{path}: no model: give the folder of a run, its {WEIGHTS}, or the {CHECKPOINT} of a training")
         return path.parent
-    if any((path / name).is_file() for name in (WEIGHTS, CHECKPOINT)):
-        return path
+    for folder in (path, path / "models"):  # the latter of a policy that learns beside a robot
+        if any((folder / name).is_file() for name in (WEIGHTS, CHECKPOINT)):
+            return folder
     versions = sorted(p.parent for where in ("", "models/") for p in path.glob(f"{where}[0-9]*/{WEIGHTS}"))
     if not versions:
         raise UserError(f"{path}: no {WEIGHTS} in it, nor in a folder models/NNNN: give the folder of a run that has trained a model")
@@ -75,6 +103,9 @@ def _folder(path: Path) -> Path:
 
 
 def _from_checkpoint(path: Path) -> StoredModel:
+    for kind in (OnlinePlan, BagPolicyPlan, SimulatedPlan):
+        if checkpoint.holds(path, kind):
+            return _from_policy_checkpoint(path, kind)
     plan, state = checkpoint.read(path)
     contract = schema.from_json(plan.contract, str(path))
     model = dynamics(contract, plan.agent.pets, planning=False)
@@ -84,11 +115,34 @@ def _from_checkpoint(path: Path) -> StoredModel:
     return StoredModel(model, contract, plan.agent, path, plan.bags, what)
 
 
+def _from_policy_checkpoint(path: Path, kind: type[OnlinePlan] | type[BagPolicyPlan] | type[SimulatedPlan]) -> StoredModel:
+    plan, state = checkpoint.read_as(path, kind)
+    agent = plan.agent
+    if not isinstance(agent, DreamerAgentConfig):
+        raise UserError(f"{path}: {NO_MODEL}")
+    contract = schema.from_json(plan.contract, str(path))
+    learner = DreamerLearner(contract, agent.dreamer, agent.fit, torch.Generator())
+    try:
+        learner.restore({k.removeprefix("learner."): v for k, v in state.items() if k.startswith("learner.")})
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{path}: damaged: {str(error).splitlines()[0]}: train the model again") from None
+    bags = () if isinstance(plan, SimulatedPlan) else plan.bags
+    return StoredModel(learner.networks, contract, agent, path, bags, f"{_sizes(agent)}, after {learner.updates} updates")
+
+
+def _sizes(agent: DreamerAgentConfig) -> str:
+    rssm = agent.dreamer.rssm
+    latent = f"{rssm.groups} x {rssm.classes} categories" if rssm.latent == "categorical" else f"{rssm.groups} Gaussians"
+    return f"{rssm.deter} units and {latent}"
+
+
 def _from_version(folder: Path) -> StoredModel:
     metrics = _metrics(folder / METRICS)
     config = metrics.get("config")
+    if isinstance(config, dict) and "dreamer" in config:
+        return _dreamer(folder, config)
     if not isinstance(config, dict) or "pets" not in config:
-        raise UserError(f"{folder / METRICS}: of a training without a world model: give the run of an agent that has one, such as pets")
+        raise UserError(f"{folder / METRICS}: {NO_MODEL}")
     try:
         agent = TypeAdapter(AgentConfig).validate_python(config)
         elites = [int(i) for i in metrics["elites"]]
@@ -98,17 +152,33 @@ def _from_version(folder: Path) -> StoredModel:
     metadata = _metadata(folder / CONTROLLER)
     contract = schema.from_json(metadata.contract, str(folder / CONTROLLER))
     trained = dynamics(contract, agent.pets, planning=False)
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder / WEIGHTS}: cannot be read: {str(error).splitlines()[0]}: train the model again") from None
-    _fill(trained, weights, folder / WEIGHTS)
+    _fill(trained, _weights(folder / WEIGHTS), folder / WEIGHTS)
     model = dynamics(contract, agent.pets, planning=True)
     if len(elites) < model.members or any(not 0 <= i < trained.members for i in elites):
         raise UserError(f"{folder / METRICS}: elites {elites} do not fit {trained.members} members: train the model again")
     model.take(trained, elites[: model.members])
     what = f"{model.members} elites of {trained.members} members"
     return StoredModel(model, contract, agent, folder / WEIGHTS, metadata.training_bags, what)
+
+
+def _dreamer(folder: Path, config: dict[str, Any]) -> StoredModel:
+    try:
+        agent = TypeAdapter(DreamerAgentConfig).validate_python(config)
+    except ValidationError as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f"{folder / METRICS}: not of this version of wm_ros ({why}): train the model again") from None
+    metadata = _metadata(folder / CONTROLLER)
+    contract = schema.from_json(metadata.contract, str(folder / CONTROLLER))
+    networks = DreamerNetworks(contract, agent.dreamer)
+    _fill(networks, _weights(folder / WEIGHTS), folder / WEIGHTS)
+    return StoredModel(networks, contract, agent, folder / WEIGHTS, metadata.training_bags, _sizes(agent))
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}: train the model again") from None
 
 
 def _metrics(path: Path) -> dict[str, Any]:
@@ -134,7 +204,7 @@ def _metadata(path: Path) -> artifact.Metadata:
     return artifact.read_metadata(text, str(path))
 
 
-def _fill(model: ObservationDynamics, state: dict[str, Tensor], path: Path) -> None:
+def _fill(model: ObservationDynamics | DreamerNetworks, state: dict[str, Tensor], path: Path) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

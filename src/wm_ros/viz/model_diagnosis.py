@@ -54,18 +54,24 @@ def _panels(count: int) -> tuple[Figure, list[Any]]:
 
 
 def _errors(found: dict[str, Any], units: dict[str, str]) -> Figure:
-    """Open-loop error, column by column, with that of all columns first."""
-    figure, panels = _panels(1 + len(found["columns"]))
+    """Open-loop error, column by column, with that of all columns first and those of pictures last."""
+    columns, cameras = found["columns"], found["pictures"]
+    figure, panels = _panels(1 + len(columns) + len(cameras))
     time, rmse = found["horizon_s"], np.asarray(found["rmse"])
     panels[0].plot(time, found["normalized_rmse"], color=LIGHT.train, lw=2.0, marker="o", ms=2.5, label="model")
     panels[0].plot(time, found["unchanged"], color=LIGHT.muted, lw=1.2, ls=_DASH, label="nothing changes")
     panels[0].set_title("all columns")
     panels[0].set_ylabel("RMSE / deviation")
     panels[0].legend()
-    for i, (axes, column) in enumerate(zip(panels[1:], found["columns"], strict=True)):
+    for i, (axes, column) in enumerate(zip(panels[1:], columns, strict=False)):
         axes.plot(time, rmse[:, i], color=LIGHT.train, lw=2.0, marker="o", ms=2.5)
         axes.set_title(column)
         axes.set_ylabel(f"RMSE [{units[column]}]")
+    for axes, (camera, pictures) in zip(panels[1 + len(columns) :], cameras.items(), strict=True):
+        axes.plot(time, pictures["rmse"], color=LIGHT.train, lw=2.0, marker="o", ms=2.5)
+        axes.plot(time, pictures["unchanged"], color=LIGHT.muted, lw=1.2, ls=_DASH)
+        axes.set_title(f"pictures of {camera}")
+        axes.set_ylabel("RMSE [1: black to white]")
     for axes in panels:
         axes.set_ylim(bottom=0)
     return figure
