@@ -32,19 +32,26 @@ from wm_ros.contract import schema
 
 BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"
 MOST_PAUSE_PERIODS = 3.0
+ROUND = 5
+"""Every fault is played so often before any of them is played again: a run that is interrupted has most of the table."""
 
 
 def schedule(scenarios: Iterable[Scenario], repeats: int, seed: int) -> list[tuple[Scenario, float]]:
-    """(fault, pause before it in control periods), in groups that share the shape of a cell."""
+    """(fault, pause before it in control periods), in rounds, and in groups that share the shape of a cell."""
     rng = np.random.default_rng(seed)
-    groups: dict[Shape, list[Scenario]] = {}
+    shapes: dict[Shape, list[Scenario]] = {}
     for scenario in scenarios:
-        groups.setdefault(scenario.shape, []).extend([scenario] * repeats)
-    return [(group[i], float(rng.uniform(0, MOST_PAUSE_PERIODS))) for group in groups.values() for i in rng.permutation(len(group))]
+        shapes.setdefault(scenario.shape, []).append(scenario)
+    planned = []
+    for done in range(0, repeats, ROUND):
+        for shape in shapes.values():
+            group = shape * min(ROUND, repeats - done)
+            planned += [(group[i], float(rng.uniform(0, MOST_PAUSE_PERIODS))) for i in rng.permutation(len(group))]
+    return planned
 
 
 def run(planned: list[tuple[Scenario, float]], folder: Path, seed: int = 0) -> list[Result]:
-    """Plays the schedule; a cell in which a fault could not be healed is replaced by a new one."""
+    """Plays the schedule, or what comes of it before Ctrl-C; a cell in which a fault could not be healed is replaced by a new one."""
     results: list[Result] = []
     cell: Cell | None = None
     made = 0
@@ -68,6 +75,8 @@ def run(planned: list[tuple[Scenario, float]], folder: Path, seed: int = 0) -> l
             took = "" if result.seconds is None else f" {1e3 * result.seconds:.0f} ms"
             wrong = "".join(f"\n    {w}" for w in result.violations)
             print(f"{number + 1}/{len(planned)} {scenario.name}:{took} {'WRONG' if wrong else 'as required'}{wrong}", flush=True)
+    except KeyboardInterrupt:
+        print(f"interrupted after {len(results)} of {len(planned)} faults: these count", flush=True)
     finally:
         if cell is not None:
             cell.close()
@@ -169,13 +178,14 @@ def main() -> int:
     with own_domain(None, "soak") as domain:
         os.environ.update(ROS_DOMAIN_ID=str(domain), ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST", XDG_CACHE_HOME=str(folder / "cache"))
         planned = schedule(chosen, given.repeats, given.seed)
-        results = run([p for p in planned if not p[0].shape.linked], folder, given.seed)
         linked = [p for p in planned if p[0].shape.linked]
-        results += run_apart(linked, folder, given.seed) if linked else []
+        results = run_apart(linked, folder, given.seed) if linked else []
+        results += run([p for p in planned if not p[0].shape.linked], folder, given.seed)
     wrong = sum(bool(r.violations) for r in results)
     command = f"`make soak REPEATS={given.repeats} SEED={given.seed}`, {datetime.now(timezone.utc):%Y-%m-%d}"
+    part = "" if len(results) == len(planned) else f" of {len(planned)}, then interrupted,"
     head = (
-        f"{command}, {os.cpu_count()} x {platform.machine()}, Python {platform.python_version()}: {len(results)} faults in "
+        f"{command}, {os.cpu_count()} x {platform.machine()}, Python {platform.python_version()}: {len(results)} faults{part} in "
         f"{(time.monotonic() - started) / 60:.0f} min, {wrong} not as required."
     )
     if left_out:

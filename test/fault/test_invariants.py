@@ -60,6 +60,7 @@ def test_every_kind_of_unsafe_command_is_seen(
 def test_the_schedule_follows_from_its_seed_and_holds_every_fault_as_often_as_asked() -> None:
     planned = schedule(SCENARIOS, 3, 7)
     assert planned == schedule(SCENARIOS, 3, 7) and planned != schedule(SCENARIOS, 3, 8)
+    assert sorted(s.name for s, _ in schedule(SCENARIOS, 7, 0)[: 5 * len(SCENARIOS)]) == sorted(s.name for s in SCENARIOS for _ in range(5))
     names = [s.name for s, _ in planned]
     assert sorted(names) == sorted(s.name for s in SCENARIOS for _ in range(3)) and len(set(names)) == len(SCENARIOS)
 
