@@ -14,6 +14,7 @@ from wm_ros.data.replay import ReplayOptions
 from wm_ros.data.sequence_buffer import SequenceBuffer
 from wm_ros.training.config import DreamerAgentConfig
 from wm_ros.training.dreamer_learner import DreamerLearner, SequenceBatch
+from wm_ros.training.heap import keep_freed_memory
 from wm_ros.training.online import OnlineTraining
 
 
@@ -28,6 +29,7 @@ class OnlineDreamer(OnlineTraining):
         return self.config
 
     def _make(self) -> None:
+        keep_freed_memory()
         contract, fit = self.contract, self._settings.fit
         self.learner = DreamerLearner(contract, self._settings.dreamer, fit, torch.Generator().manual_seed(self._seed(0)))
         size, options = (contract.observation_size, contract.action_size), ReplayOptions(fit.memory_bytes, self.directory / "replay")
