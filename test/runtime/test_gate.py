@@ -275,6 +275,16 @@ def test_the_age_of_a_row_is_added_to_that_of_its_stamp() -> None:
     assert bench.command(1.0, age_ns=90 * MS, stamp=bench.stamp - PERIOD) is bench.last and bench.last.reason == "stale_plan"
 
 
+def test_age_goes_on_while_the_next_observation_is_under_way() -> None:
+    for late_ms, reason in ((20, ""), (21, "stale_plan")):
+        bench = working()
+        bench.wait(20)
+        bench.observe()
+        bench.wait(late_ms)
+        bench.command(1.0, age_ns=80 * MS)
+        assert bench.last.reason == reason
+
+
 def test_a_plan_from_before_a_stop_is_not_gone_on_with_after_it() -> None:
     bench = working()
     bench.estop(True)

@@ -318,7 +318,7 @@ class Gate:
         values = None
         if not fault:
             values, fault = self._ordered(proposal)
-        fault = fault or self._stamp_fault(proposal.stamp_ns, proposal.age_ns)
+        fault = fault or self._stamp_fault(proposal.stamp_ns, proposal.age_ns, now_ns)
         if fault:
             self.interventions[f"refused_{fault}"] += 1
             self._refusal = fault
@@ -349,11 +349,13 @@ class Gate:
         # Before limiting: min and max let NaN through.
         return (values, "") if np.isfinite(values).all() else (None, "not_finite")
 
-    def _stamp_fault(self, stamp_ns: int, age_ns: int) -> str:
+    def _stamp_fault(self, stamp_ns: int, age_ns: int, now_ns: int) -> str:
         if self._last_command_stamp is not None and stamp_ns < self._last_command_stamp:
             return "time_backwards"
         ahead = stamp_ns - self._observation_stamp()
-        if age_ns - ahead > self._max_plan_age_ns:
+        # On a busy machine the newest observation may not be here yet; then the time since the last one tells.
+        waited = 0 if self.lockstep else now_ns - max(self._fresh_ns[name] for name in self._dating)
+        if age_ns - ahead + waited > self._max_plan_age_ns:
             return "stale_plan"
         # What was planned before a stop is not gone on with after it.
         if age_ns and self._armed_stamp is not None and stamp_ns - age_ns < self._armed_stamp:

@@ -18,6 +18,9 @@ PATIENCE_PERIODS = 1.5
 LOOK_PERIODS = 0.25
 """How often a tick is looked for that began later than that."""
 
+TOLERANCE_NS = 1_000_000
+"""Of a plan's age, for the jitter of stamps."""
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -58,7 +61,8 @@ class PlanFollower:
     """Sends answers; and in place of those that are late, rows of the last plan.
 
     A row goes out for a tick that comes while another is still thought about, and for one that has no answer `PATIENCE_PERIODS` after the
-    last command. It goes out once for each tick, and only while the observation behind the plan is at most `max_age_ns` old at that tick.
+    last command. It goes out once for each tick, and only where the observation behind the plan is at most `max_age_ns` old when the next
+    tick comes, which is how long the row drives the robot.
     An answer that comes when newer ticks are there is sent as its own plan's row for the newest, and not at all where it cannot be and
     a row of an older plan has gone out for a newer tick: stamps of commands never run backwards.
 
@@ -160,7 +164,7 @@ class PlanFollower:
         if tick is None or plan is None or tick.observation.stamp_ns in self._followed_ns:
             return
         row = plan.at(tick, self._period_ns)
-        if row is not None and row.age_ns <= self._max_age_ns:
+        if row is not None and row.age_ns + self._period_ns <= self._max_age_ns + TOLERANCE_NS:
             self._followed_ns.add(tick.observation.stamp_ns)
             self._row_tick = tick
             self._follow(row)
