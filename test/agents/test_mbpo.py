@@ -31,7 +31,8 @@ def test_the_controller_is_the_policy_alone() -> None:
 
 def test_the_shipped_settings_are_valid_and_say_what_they_are_for() -> None:
     loaded, explorer, from_bags = (config.load_as(name, config.MbpoAgentConfig) for name in ("mbpo", "explore", "mbpo_bags"))
-    assert loaded.mbpo.lengths.at(10**6) == 1 and loaded.mbpo.exploration == 0.0 and loaded.fit.updates_per_step == 10.0
+    assert loaded.mbpo.lengths.at(0) == 40 and loaded.mbpo.exploration == 0.0 and loaded.fit.updates_per_step == 10.0
+    assert loaded.sac.layer_norm == "critics"
     assert explorer.mbpo.exploration > 0.0
     assert from_bags.mbpo == MbpoConfig() and from_bags.model_fit.steps > loaded.model_fit.steps  # one fit is all there is
     assert isinstance(config.load_policy("sac"), config.SacAgentConfig)
