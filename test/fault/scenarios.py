@@ -100,7 +100,7 @@ SENSORS = (
     sensor("sensor_wrong_length", "one velocity too few", lambda: changed(shortened)),
     sensor("sensor_missing_joint", "a joint is missing", lambda: changed(one_joint), quick=False),
     sensor("sensor_permuted", "joints in another order", lambda: changed(permuted), "serves"),
-    sensor("sensor_past", "stamps one second in the past", lambda: late(-1.0)),
+    sensor("sensor_past", "stamps ten seconds in the past", lambda: late(-10.0)),
 )
 
 

@@ -19,12 +19,13 @@ SENSOR_FAULTS = ("none", "dropout", "delay", "freeze", "stall", "nan", "missing_
 
 dropout: messages are lost; delay: they come late; freeze: values stand still while stamps go on; stall: the last message is repeated,
 stamp and all; nan: the first position is NaN; missing_joint: the first joint is not there; wrong_size: a velocity is missing;
-permute: joints in another order (no fault of the sensor: nothing must happen); backwards: stamps a second in the past.
+permute: joints in another order (no fault of the sensor: nothing must happen); backwards: stamps ten seconds in the past.
 """
 SILENT = ("dropout", "delay")
 """Faults that keep messages back, which a lockstep simulation would wait for."""
 
-BACKWARDS_NS = 1_000_000_000
+BACKWARDS_NS = 10_000_000_000
+"""After so long stamps have caught up with those before the fault, and it ends by itself: not while somebody still looks."""
 
 
 class SensorFaults:
