@@ -1,8 +1,12 @@
-"""Dreamer: milliseconds per update of 16 stretches of 64 rows, and per policy step in onnxruntime."""
+"""Dreamer: milliseconds per update of 16 stretches of 64 rows beside sheeprl's, and per policy step in onnxruntime."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,7 +29,11 @@ from wm_ros.training.heap import keep_freed_memory
 
 OBSERVATIONS, ACTIONS = 17, 6
 """The half-cheetah's sizes."""
-NO_PEER = "no peer measured"
+NO_PEER = "no peer"
+PEER = "sheeprl"
+PEER_PYTHON = "WM_ROS_SHEEPRL_PYTHON"
+"""Environment variable: the interpreter of a virtual environment with sheeprl, which is kept out of this project's own."""
+NOT_FOUND = f"{PEER} not found: {PEER_PYTHON}=/path/to/venv/bin/python names where it is installed"
 LARGE = replace(
     V3,
     rssm=replace(V3.rssm, deter=512, hidden=512, classes=32),
@@ -45,8 +53,8 @@ class Sizes:
 
 
 def run(quick: bool) -> list[Result]:
-    """Updates of V3 at two sizes, and the policy step of both; updates with every core, steps with one."""
-    sizes = Sizes(2, 200) if quick else Sizes(7, 2000)
+    """Updates of V3 at two sizes, ours and the peer's in turns with every core, and the policy step of both with one."""
+    sizes = Sizes(2, 200) if quick else Sizes(5, 2000)
     configs = {"1M": V3, "512 units": LARGE}
     return [
         *(update(sizes, f"DreamerV3 update, {name}", config, V3_FIT) for name, config in configs.items()),
@@ -71,10 +79,22 @@ def update(sizes: Sizes, name: str, config: DreamerConfig, fit: DreamerFitConfig
     )
     keep_freed_memory()
     torch.set_num_threads(threads)
+    peer = Peer.start(config, fit, threads)
+    sides: dict[str, Callable[[], object]] = {"ours": lambda: learner.update(batch, learner.draw_noise(generator))}
+    if peer is not None:
+        sides["peer"] = peer.update
+    times: dict[str, list[float]] = {side: [] for side in sides}
     try:
-        times = _milliseconds(lambda: learner.update(batch, learner.draw_noise(generator)), sizes.repeats)
+        for repeat in range(sizes.repeats + 1):
+            for side, work in sides.items():
+                started = time.perf_counter()
+                work()
+                if repeat:  # the first round warms up
+                    times[side].append((time.perf_counter() - started) * 1e3)
     finally:
         torch.set_num_threads(before)
+        if peer is not None:
+            peer.close()
     settings = {
         "batch": f"{fit.batch} x {fit.length}",
         "horizon": fit.horizon,
@@ -82,7 +102,53 @@ def update(sizes: Sizes, name: str, config: DreamerConfig, fit: DreamerFitConfig
         "threads": threads,
         "repeats": sizes.repeats,
     }
-    return Result(name, median(times), 0.0, NO_PEER, "ms", higher_is_better=False, settings=settings)
+    if peer is None:
+        return Result(name, median(times["ours"]), 0.0, NOT_FOUND, "ms", higher_is_better=False, settings=settings)
+    settings["peer's parameters"] = peer.parameters
+    return Result(name, median(times["ours"]), median(times["peer"]), peer.version, "ms", higher_is_better=False, settings=settings)
+
+
+class Peer:
+    """sheeprl's DreamerV3 at equal sizes, in a process of its own (`dreamer_peer.py`)."""
+
+    def __init__(self, process: subprocess.Popen[str], about: dict[str, str | int]) -> None:
+        self._process, self.version = process, f"{PEER} {about['sheeprl']}, torch {about['torch']}"
+        self.parameters = about["parameters"]
+
+    @classmethod
+    def start(cls, config: DreamerConfig, fit: DreamerFitConfig, threads: int) -> Peer | None:
+        """Begins, or None where sheeprl is not installed."""
+        python, rssm = os.environ.get(PEER_PYTHON, sys.executable), config.rssm
+        if shutil.which(python) is None:
+            return None
+        sizes = {name: getattr(rssm, name) for name in ("groups", "classes", "deter", "hidden", "blocks")}
+        sizes |= {name: getattr(fit, name) for name in ("batch", "length", "horizon")}
+        sizes |= {"units": config.units, "observations": OBSERVATIONS, "actions": ACTIONS, "threads": threads}
+        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "OMP_NUM_THREADS")}
+        pipe = subprocess.PIPE
+        command = [python, str(Path(__file__).with_name("dreamer_peer.py")), json.dumps(sizes)]
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment)
+        assert process.stdout is not None
+        found = process.stdout.readline()
+        if not found.startswith("{"):
+            process.kill()
+            process.wait()
+            return None
+        return cls(process, json.loads(found))
+
+    def update(self) -> None:
+        """One update."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write("1\n")
+        self._process.stdin.flush()
+        if not self._process.stdout.readline():
+            raise RuntimeError(f"{self.version} ended: run benchmarks/dreamer_peer.py by hand to see why")
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
 
 
 def policy_step(sizes: Sizes, name: str, config: DreamerConfig) -> Result:
