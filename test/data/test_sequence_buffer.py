@@ -86,3 +86,38 @@ def test_a_row_without_its_frame_or_with_one_of_another_size_is_refused() -> Non
         buffer.begin(0, np.zeros(2, np.float32))
     with pytest.raises(ValueError, match=r"images\.eye of shape \(1, 2, 3\), this buffer has \(2, 2, 3\)"):
         buffer.begin(0, np.zeros(2, np.float32), {"eye": np.zeros((1, 2, 3), np.uint8)})
+
+
+def remembering(folder: Path | None = None, memory_bytes: int = 1 << 20) -> SequenceBuffer:
+    """Row k of the one world remembers k + 1 in halves, but for the rows 7 and 8."""
+    options, kinds = ReplayOptions(memory_bytes, folder), {"half": ((3,), np.float16), "small": ((), np.uint8)}
+    buffer = SequenceBuffer(10, 1, 1, options=options, remembered=kinds)
+    for k in range(14):
+        buffer.begin(0, np.array([k], np.float32))
+        if k not in (7, 8):
+            buffer.remember(np.array([0]), buffer.newest(), half=np.full((1, 3), k + 1), small=np.array([k + 1]))
+    return buffer
+
+
+def test_a_stretch_comes_with_what_was_remembered_before_it() -> None:
+    buffer = remembering()
+    drawn = buffer.sample(np.random.default_rng(0), 300, 3)
+    row = drawn.observation[:, 0, 0]
+    assert set(row) == set(range(4, 12)) and drawn.before["half"].dtype == np.float16
+    expected = np.where(np.isin(row, (4, 8, 9)), 0, row)  # 4 is the oldest; 7 and 8 took the places of others and remember nothing
+    np.testing.assert_array_equal(drawn.before["small"], expected)
+    np.testing.assert_array_equal(drawn.before["half"], np.repeat(expected[:, None], 3, 1))
+    buffer.remember(drawn.world[:, None], drawn.place, half=drawn.observation, small=drawn.observation[..., 0])
+    again = buffer.sample(np.random.default_rng(1), 300, 3)
+    row = again.observation[:, 0, 0]
+    np.testing.assert_array_equal(again.before["small"], np.where(row == 4, 0, row - 1))
+
+
+def test_what_is_remembered_is_stored_and_counts_as_memory(tmp_path: Path) -> None:
+    original, copy = remembering(tmp_path / "first", 60), remembering(tmp_path / "second")
+    assert {path.name for path in (tmp_path / "first").iterdir()} == {"remembered.small.bin"} and not (tmp_path / "second").exists()
+    copy.remember(np.array([0]), np.array([3]), half=np.zeros((1, 3)), small=np.zeros(1))
+    copy.restore(original.state())
+    first, second = (b.sample(np.random.default_rng(4), 50, 3) for b in (original, copy))
+    for name in ("half", "small"):
+        np.testing.assert_array_equal(first.before[name], second.before[name])

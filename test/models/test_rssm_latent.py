@@ -101,3 +101,14 @@ def test_free_nats_of_the_average_leave_every_state_its_gradient_or_none() -> No
         for free in (0.9 * mean, 1.1 * mean)
     ]
     assert (gradients[0].abs().sum(1) > 0).all() and torch.equal(gradients[1], torch.zeros_like(prior))
+
+
+def test_samples_are_packed_and_read_back_and_none_stays_none() -> None:
+    for classes, kind in ((5, torch.uint8), (300, torch.int16)):
+        latent = CategoricalLatent(3, classes, 0.01)
+        sample = latent.sample(torch.randn((4, 3 * classes), generator=GENERATOR), torch.rand((4, 3), generator=GENERATOR))
+        sample[2] = 0.0
+        packed = latent.packed(sample)
+        assert packed.dtype == kind and packed.shape == (4, 3) and torch.equal(latent.unpacked(packed), sample)
+    gaussian, sample = GaussianLatent(7), torch.randn((4, 7), generator=GENERATOR)
+    torch.testing.assert_close(gaussian.unpacked(gaussian.packed(sample)), sample, atol=2e-3, rtol=1e-3)

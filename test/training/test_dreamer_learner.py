@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from one_thread import one_thread  # noqa: F401
@@ -12,7 +13,9 @@ from small_dreamer import VERSIONS, batch, learner
 
 from wm_ros.agents.dreamer import V1, V2, V3
 from wm_ros.contract.errors import UserError
-from wm_ros.training.dreamer_learner import V1_FIT, DreamerFitConfig, DreamerLearner, replay_returns
+from wm_ros.data.sequence_buffer import SequenceBuffer
+from wm_ros.models.rssm import State
+from wm_ros.training.dreamer_learner import V1_FIT, DreamerFitConfig, DreamerLearner, replay_returns, replayed
 
 
 def run(trained: DreamerLearner, updates: int, seed: int = 0) -> list[float]:
@@ -145,6 +148,39 @@ def test_the_actor_of_each_version_learns_which_action_is_rewarded() -> None:
         feature = trained.networks.world.rssm.start(1).feature
         mean = trained.networks.actor.limited(trained.networks.actor(feature)[0])[0]
         assert mean[0] > 0.5, version
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_stretch_that_begins_at_the_stored_state_goes_on_where_the_last_one_ended(version: str) -> None:
+    whole, data = learner(version, stored_states=True), batch(length=16)
+    data.first.zero_()
+    data.first[0, 8] = True  # there it makes no difference what is stored
+    noise = whole.draw_noise(torch.Generator().manual_seed(1))
+    both = torch.rand((16, *noise.posterior.shape[1:]), generator=torch.Generator().manual_seed(2))
+
+    def reached(rows: slice, before: dict[str, torch.Tensor]) -> State:
+        part = replace(data.each(lambda column: column[:, rows]), before=before)
+        return learner(version, stored_states=True).update(part, replace(noise, posterior=both[rows])).reached
+
+    first = reached(slice(0, 16), {})
+    middle = State(first.deter[7], first.stoch[7])
+    before = {name: torch.from_numpy(part) for name, part in whole.packed(middle).items()}
+    second, anew = reached(slice(8, 16), before), reached(slice(8, 16), {})
+    torch.testing.assert_close(second.deter, first.deter[8:], atol=5e-3, rtol=5e-3)  # half precision
+    assert torch.equal(second.deter[:, 0], anew.deter[:, 0]) and not torch.allclose(second.deter[0, 1:], anew.deter[0, 1:], atol=1e-2)
+
+
+def test_the_replay_remembers_where_the_model_was_with_the_rows_that_were_learned_from() -> None:
+    trained, data = learner(), batch()
+    buffer = SequenceBuffer(100, 7, 3, remembered=trained.kept())
+    for t in range(8):
+        buffer.add(0, data.action[0, t].numpy(), 0.5, data.observation[0, t].numpy(), False)
+    losses = replayed(trained, buffer, np.random.default_rng(0), torch.Generator().manual_seed(0))
+    state = buffer.state()
+    last = losses.reached.deter[:, -1].numpy()  # all stretches are the same one, with other noise
+    np.testing.assert_allclose(state["remembered.deter"][0], last, atol=1e-3)
+    assert state["remembered.stoch"].shape == (1, 8, 4) and state["remembered.stoch"].min() >= 1
+    assert learner("v1").kept() == learner("v2").kept() == {}
 
 
 def test_settings_that_cannot_be_are_refused() -> None:

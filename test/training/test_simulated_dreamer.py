@@ -126,6 +126,15 @@ def test_the_replay_holds_the_episodes_with_their_borders(tmp_path: Path) -> Non
     np.testing.assert_array_equal(state["observation"][:, -1], training._fleet.observation)
 
 
+def test_the_replay_remembers_the_states_that_the_policy_acted_on(tmp_path: Path) -> None:
+    training = run(begin(tmp_path, frames=480), 45)
+    training._fleet.step(training._random())  # no update in between
+    training._act(training._fleet.observation)
+    remembered = training._buffer.state()["remembered.deter"]
+    np.testing.assert_allclose(remembered[:, -1], training._carry["deter"].numpy(), atol=1e-3)
+    assert (remembered[:, -1] != 0).any(-1).all()
+
+
 def test_a_new_episode_begins_with_an_empty_carry(tmp_path: Path) -> None:
     training = run(begin(tmp_path), 59)
     assert all((held != 0).any() for held in training._carry.values())

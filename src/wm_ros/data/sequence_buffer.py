@@ -14,6 +14,7 @@ from wm_ros.data.mapped import mapped
 from wm_ros.data.replay import ReplayOptions
 
 _IMAGES = "images."
+_REMEMBERED = "remembered."
 _NO_IMAGES: Mapping[str, Any] = {}
 
 
@@ -33,6 +34,12 @@ class Stretches:
     """[B, L], whether an episode begins with the observation: nothing before it counts for what follows."""
     images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     """Image channel → [B, L, H, W, C], seen with the observation."""
+    before: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """What was last remembered with the row before each stretch, by name: [B, ...]; zero where there is none."""
+    world: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
+    """[B], each stretch's."""
+    place: NDArray[np.intp] = field(default_factory=lambda: np.zeros((0, 0), np.intp))
+    """[B, L], of each row in its world's ring, until the next row comes in."""
 
 
 class SequenceBuffer:
@@ -46,6 +53,7 @@ class SequenceBuffer:
         worlds: int = 1,
         images: Mapping[str, tuple[int, int, int]] | None = None,
         options: ReplayOptions | None = None,
+        remembered: Mapping[str, tuple[tuple[int, ...], Any]] | None = None,
     ) -> None:
         """
         Args:
@@ -54,7 +62,8 @@ class SequenceBuffer:
             action_size: A.
             worlds: how many there are.
             images: image channel → shape [H, W, C] of its frames.
-            options: where images are kept that do not fit into memory.
+            options: where images, and what is remembered, are kept that do not fit into memory.
+            remembered: name → shape and type of what `remember` keeps with each row.
         """
         self.capacity = -(-capacity // worlds)
         """Rows of each world."""
@@ -67,12 +76,17 @@ class SequenceBuffer:
             "first": np.zeros((worlds, self.capacity), np.bool_),
         }
         options = options or ReplayOptions()
-        shapes = {_IMAGES + name: (worlds, self.capacity, *shape) for name, shape in (images or {}).items()}
         room = options.memory_bytes
-        for name, whole in shapes.items():
-            room -= int(np.prod(whole))
-            folder = options.folder if room < 0 else None
-            self._columns[name] = np.zeros(whole, np.uint8) if folder is None else mapped(folder, name, whole, np.uint8)
+
+        def large(name: str, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
+            nonlocal room
+            whole = (worlds, self.capacity, *shape)
+            room -= int(np.prod(whole)) * np.dtype(kind).itemsize
+            return np.zeros(whole, kind) if options.folder is None or room >= 0 else mapped(options.folder, name, whole, kind)
+
+        kept = {_REMEMBERED + name: of for name, of in (remembered or {}).items()}
+        self._remembered = {name: large(name, *of) for name, of in kept.items()}
+        self._columns |= {_IMAGES + name: large(_IMAGES + name, shape, np.uint8) for name, shape in (images or {}).items()}
         self._added = np.zeros(worlds, np.int64)
 
     def __len__(self) -> int:
@@ -117,7 +131,24 @@ class SequenceBuffer:
             if name.startswith(_IMAGES) and np.shape(value) != column.shape[2:]:
                 raise ValueError(f"{name} of shape {np.shape(value)}, this buffer has {column.shape[2:]}")
             column[world, place] = value
+        for kept in self._remembered.values():
+            kept[world, place] = 0
         self._added[world] += 1
+
+    def newest(self) -> NDArray[np.intp]:
+        """Places [W] of the newest row of each world."""
+        return ((self._added - 1) % self.capacity).astype(np.intp)
+
+    def remember(self, world: NDArray[np.intp], place: NDArray[np.intp], **values: NDArray[Any]) -> None:
+        """Keeps values with rows; those that the buffer was made for.
+
+        Args:
+            world: [...], of each row.
+            place: [...], of each row in its world's ring (`newest`, `Stretches.place`).
+            values: name → [..., shape].
+        """
+        for name, value in values.items():
+            self._remembered[_REMEMBERED + name][world, place] = value
 
     def sample(self, rng: np.random.Generator, batch: int, length: int) -> Stretches:
         """`batch` stretches of `length` rows, each equally likely, with replacement.
@@ -136,12 +167,17 @@ class SequenceBuffer:
         place = (oldest + offset)[:, None] + np.arange(length)
         columns: dict[str, Any] = {name: column[world[:, None], place % self.capacity] for name, column in self._columns.items()}
         images = {name.removeprefix(_IMAGES): columns.pop(name) for name in list(columns) if name.startswith(_IMAGES)}
-        return Stretches(**columns, images=images)
+        before = {}
+        for name, kept in self._remembered.items():
+            found = before[name.removeprefix(_REMEMBERED)] = kept[world, (place[:, 0] - 1) % self.capacity]
+            found[offset == 0] = 0  # the oldest row has none before it
+        return Stretches(**columns, images=images, before=before, world=world, place=place % self.capacity)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All that it holds."""
         held = int(np.minimum(self._added, self.capacity).max())
-        return {"added": self._added.copy(), **{name: np.ascontiguousarray(c[:, :held]) for name, c in self._columns.items()}}
+        columns = self._columns | self._remembered
+        return {"added": self._added.copy(), **{name: np.ascontiguousarray(c[:, :held]) for name, c in columns.items()}}
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         """Takes over what `state` gave, of a buffer of the same sizes.
@@ -150,5 +186,5 @@ class SequenceBuffer:
             ValueError: it is of other sizes.
         """
         self._added = state["added"].copy()
-        for name, column in self._columns.items():
+        for name, column in (self._columns | self._remembered).items():
             column[:, : state[name].shape[1]] = state[name]

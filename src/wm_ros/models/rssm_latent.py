@@ -48,6 +48,20 @@ class CategoricalLatent:
         to_prior = first.detach() * (log_first.detach() - log_second)
         return to_prior.sum((-2, -1)), (first * (log_first - log_second.detach())).sum((-2, -1))
 
+    def packed(self, sample: Tensor) -> Tensor:
+        """Samples `[..., G C]` → `[..., G]` in as few bytes as they need; 0 stands for none."""
+        chosen = self._grouped(sample)
+        return torch.where(chosen.any(-1), chosen.argmax(-1) + 1, 0).to(self.packed_kind)
+
+    def unpacked(self, packed: Tensor) -> Tensor:
+        """The inverse of `packed`."""
+        return nn.functional.one_hot(packed.long(), self.classes + 1)[..., 1:].flatten(-2).to(torch.float32)
+
+    @property
+    def packed_kind(self) -> torch.dtype:
+        """Of `packed`."""
+        return torch.uint8 if self.classes < 256 else torch.int16
+
     def _with_logarithm(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         probability = self.probabilities(raw)
         # Without a share of the uniform distribution a probability may be 0 by rounding.
@@ -70,6 +84,17 @@ class GaussianLatent:
     def __init__(self, groups: int) -> None:
         self.size = self.noise = groups
         self.parameters = 2 * groups
+
+    def packed(self, sample: Tensor) -> Tensor:
+        """Samples `[..., G]` in half precision."""
+        return sample.to(self.packed_kind)
+
+    def unpacked(self, packed: Tensor) -> Tensor:
+        """The inverse of `packed`."""
+        return packed.to(torch.float32)
+
+    packed_kind = torch.float16
+    """Of `packed`."""
 
     def moments(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Network outputs `[..., 2G]` → means and standard deviations `[..., G]`."""

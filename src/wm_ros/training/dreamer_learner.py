@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wm_ros.agents.dreamer import Critic, DreamerConfig, DreamerNetworks, Imagination, entropy, imagine, lambda_returns, log_density
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
-from wm_ros.data.sequence_buffer import Stretches
+from wm_ros.data.sequence_buffer import SequenceBuffer, Stretches
 from wm_ros.models.products import fast_products
 from wm_ros.models.rssm import State
 from wm_ros.models.rssm_world import WorldLosses
@@ -60,6 +62,8 @@ class DreamerFitConfig:
     """Updates between those times."""
     replay_value: float = 0.3
     """Weight of the critic's loss on the states of the replay, beside the imagined ones; it reaches the world model too (V3)."""
+    stored_states: bool = True
+    """Stretches begin at the state that was stored with the row before them when it came in or was last replayed (V3), or at zero."""
     explore_noise: float = 0.0
     """Standard deviation of noise on the actions that are recorded, in half ranges (V1)."""
     train_ratio: float = 512.0
@@ -69,7 +73,7 @@ class DreamerFitConfig:
     capacity: int = 1_000_000
     """Rows kept; the oldest make room."""
     memory_bytes: int = 2 << 30
-    """Pictures that take more than this are kept in files in the training's folder."""
+    """Pictures and stored states that take more than this are kept in files in the training's folder."""
     max_skipped: int = 20
     """So many updates in a row without finite losses and gradients end the training."""
     fast_products: bool = True
@@ -126,6 +130,7 @@ V2_FIT = DreamerFitConfig(
     slow_rate=1.0,
     slow_every=100,
     replay_value=0.0,
+    stored_states=False,
     train_ratio=500.0,
 )
 """For continuous control (arXiv 2010.02193, appendix, and its authors' settings)."""
@@ -143,6 +148,7 @@ V1_FIT = DreamerFitConfig(
     normalize_returns=False,
     slow_critic="none",
     replay_value=0.0,
+    stored_states=False,
     explore_noise=0.3,
     train_ratio=500.0,
     warm_up=2500,
@@ -166,17 +172,24 @@ class SequenceBatch:
     """[B, L] bool."""
     images: dict[str, Tensor] = field(default_factory=dict)
     """Camera → [B, L, H, W, C] uint8."""
+    before: dict[str, Tensor] = field(default_factory=dict)
+    """Name → [B, ...], the model's state before the first row, as `DreamerLearner.packed` gives it; nothing for zero."""
 
     @classmethod
     def of(cls, drawn: Stretches) -> SequenceBatch:
         """The same data as tensors."""
-        columns = {f.name: torch.from_numpy(getattr(drawn, f.name)) for f in fields(cls) if f.name != "images"}
-        return cls(**columns, images={name: torch.from_numpy(frames) for name, frames in drawn.images.items()})
+        columns = {name: torch.from_numpy(getattr(drawn, name)) for name in cls._columns()}
+        images, before = ({name: torch.from_numpy(v) for name, v in of.items()} for of in (drawn.images, drawn.before))
+        return cls(**columns, images=images, before=before)
+
+    @classmethod
+    def _columns(cls) -> list[str]:
+        return [f.name for f in fields(cls) if f.name not in ("images", "before")]
 
     def each(self, change: Callable[[Tensor], Tensor]) -> SequenceBatch:
-        """All columns, changed."""
-        columns = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "images"}
-        return SequenceBatch(**columns, images={name: change(image) for name, image in self.images.items()})
+        """All columns, changed; not the state before them."""
+        columns = {name: change(getattr(self, name)) for name in self._columns()}
+        return SequenceBatch(**columns, images={name: change(image) for name, image in self.images.items()}, before=self.before)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +217,8 @@ class DreamerLosses:
     """Mean of the actor's, in nats of half ranges."""
     skipped: bool
     """It was not finite, and nothing was changed."""
+    reached: State
+    """[L, B, ...], where the model was with each row."""
 
 
 class DreamerLearner:
@@ -250,7 +265,7 @@ class DreamerLearner:
     def _update(self, batch: SequenceBatch, noise: Noise) -> DreamerLosses:
         networks = self.networks
         data = batch.each(lambda column: column.transpose(0, 1))
-        start = networks.world.rssm.start(batch.observation.shape[0])
+        start = self._start(batch)
         action = networks.to_half_ranges(data.action)
         recorded = (data.observation, action, data.reward, data.terminated, data.first)
         world, seen = networks.world.loss(start, *recorded, noise.posterior, data.images)
@@ -280,7 +295,25 @@ class DreamerLearner:
         else:
             self._skip(batch, figures)
         kept = WorldLosses(*(v.detach() for v in vars(world).values()))
-        return DreamerLosses(kept, actor.detach(), critic.detach(), value, spread, not finite)
+        state = State(seen.state.deter.detach(), seen.state.stoch.detach())
+        return DreamerLosses(kept, actor.detach(), critic.detach(), value, spread, not finite, state)
+
+    def _start(self, batch: SequenceBatch) -> State:
+        rssm = self.networks.world.rssm
+        if not batch.before:
+            return rssm.start(batch.observation.shape[0])
+        return State(batch.before["deter"].to(torch.float32), rssm.latent.unpacked(batch.before["stoch"]))
+
+    def packed(self, state: State) -> dict[str, NDArray[Any]]:
+        """States `[..., ...]` as they are kept in the replay: name → array [..., ...]."""
+        return {"deter": state.deter.to(torch.float16).numpy(), "stoch": self.networks.world.rssm.latent.packed(state.stoch).numpy()}
+
+    def kept(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Shape and type of each part of a state in the replay; nothing where none is stored."""
+        if not self.fit.stored_states:
+            return {}
+        one = self.packed(self.networks.world.rssm.start())
+        return {name: (part.shape, part.dtype) for name, part in one.items()}
 
     def _gradients(self, parts: list[str], loss: Tensor) -> dict[str, list[Tensor]]:
         parameters = [p for part in parts for p in self.optimizers[part].parameters]
@@ -380,6 +413,23 @@ class DreamerLearner:
         self._slow.copy_(state["slow"])
         self.return_range = state["return_range"].clone()
         self.updates, self.skipped, self._skipped_in_a_row = state["counters"].tolist()
+
+
+def replayed(learner: DreamerLearner, buffer: SequenceBuffer, rng: np.random.Generator, generator: torch.Generator) -> DreamerLosses:
+    """An update with stretches drawn from the buffer, which remembers where the model was with each of their rows.
+
+    Args:
+        learner: who learns.
+        buffer: made with `learner.kept`.
+        rng: draws the stretches.
+        generator: draws the update's noise.
+    """
+    drawn = buffer.sample(rng, learner.fit.batch, learner.fit.length)
+    losses = learner.update(SequenceBatch.of(drawn), learner.draw_noise(generator))
+    if learner.fit.stored_states and not losses.skipped:
+        reached = State(losses.reached.deter.transpose(0, 1), losses.reached.stoch.transpose(0, 1))
+        buffer.remember(drawn.world[:, None], drawn.place, **learner.packed(reached))
+    return losses
 
 
 def replay_returns(data: SequenceBatch, bootstrap: Tensor, discount: float, weight: float) -> tuple[Tensor, Tensor]:

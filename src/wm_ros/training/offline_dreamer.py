@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from wm_ros.data.replay import ReplayOptions
 from wm_ros.data.sequence_buffer import SequenceBuffer
 from wm_ros.training.bag_policy import BagPolicyTraining
 from wm_ros.training.config import DreamerAgentConfig
-from wm_ros.training.dreamer_learner import DreamerLearner, SequenceBatch
+from wm_ros.training.dreamer_learner import DreamerLearner, SequenceBatch, replayed
 from wm_ros.training.heap import keep_freed_memory
 
 LOOK_EVERY = 200
@@ -39,7 +39,7 @@ class OfflineDreamerTraining(BagPolicyTraining):
         keep_freed_memory()
         fit = self._agent.fit
         self.learner = DreamerLearner(self.contract, self._agent.dreamer, fit, torch.Generator().manual_seed(self._seed(0)))
-        self._buffer = self._filled(self._episodes, self.folder / "replay")
+        self._buffer = self._filled(self._episodes, self.folder / "replay", self.learner.kept())
         if len(self._buffer) < fit.length:
             raise UserError(
                 f"bag: {len(self._buffer)} observations to learn from, and a stretch has fit.length {fit.length}: "
@@ -58,10 +58,10 @@ class OfflineDreamerTraining(BagPolicyTraining):
         assert isinstance(self.plan.agent, DreamerAgentConfig)
         return self.plan.agent
 
-    def _filled(self, episodes: list[Episode], folder: Path) -> SequenceBuffer:
+    def _filled(self, episodes: list[Episode], folder: Path, remembered: Mapping[str, Any] | None = None) -> SequenceBuffer:
         images = self.learner.networks.world.images
         rows, size = sum(len(e) + 1 for e in episodes), (self.contract.observation_size, self.contract.action_size)
-        buffer = SequenceBuffer(rows, *size, images=images, options=ReplayOptions(folder=folder))
+        buffer = SequenceBuffer(rows, *size, images=images, options=ReplayOptions(folder=folder), remembered=remembered)
         for e in episodes:
             buffer.take(0, e)
         return buffer
@@ -73,9 +73,7 @@ class OfflineDreamerTraining(BagPolicyTraining):
             path.unlink(missing_ok=True)
 
     def _step(self) -> str | None:
-        fit = self._agent.fit
-        batch = SequenceBatch.of(self._buffer.sample(self._rng, fit.batch, fit.length))
-        losses = self.learner.update(batch, self.learner.draw_noise(self._generator))
+        losses = replayed(self.learner, self._buffer, self._rng, self._generator)
         self.updates += 1
         if not losses.skipped:
             self._count(torch.stack([*vars(losses.world).values(), losses.actor, losses.critic, losses.value, losses.entropy]))

@@ -19,7 +19,7 @@ from wm_ros.data.sequence_buffer import SequenceBuffer
 from wm_ros.models.rssm import State
 from wm_ros.sim.fleet import FleetTick
 from wm_ros.training.config import DreamerAgentConfig
-from wm_ros.training.dreamer_learner import DreamerLearner, DreamerLosses, SequenceBatch
+from wm_ros.training.dreamer_learner import DreamerLearner, DreamerLosses, replayed
 from wm_ros.training.heap import keep_freed_memory
 from wm_ros.training.simulated import Look, SimulatedTraining
 
@@ -62,7 +62,7 @@ class DreamerTraining(SimulatedTraining):
         self._cameras = self.learner.networks.world.images
         options = ReplayOptions(fit.memory_bytes, self.folder / "replay")
         size = (contract.observation_size, contract.action_size)
-        self._buffer = SequenceBuffer(capacity, *size, worlds, self._cameras, options)
+        self._buffer = SequenceBuffer(capacity, *size, worlds, self._cameras, options, self.learner.kept())
         for i, observation in enumerate(self._fleet.observation):
             self._buffer.begin(i, observation, self._seen_by(i, self._fleet.images))
         begin = self.learner.networks.world.rssm.start(worlds)
@@ -92,6 +92,8 @@ class DreamerTraining(SimulatedTraining):
         pictures = {name: torch.from_numpy(self._fleet.images[name]) for name in self._cameras}
         before, embedded = State(self._carry["deter"], self._carry["stoch"]), networks.world.embed(torch.from_numpy(observation), pictures)
         state = rssm.observe_step(before, self._carry["action"], embedded, draw((worlds, rssm.latent.noise), generator=generator))
+        if self._settings.fit.stored_states:
+            self._buffer.remember(np.arange(worlds), self._buffer.newest(), **self.learner.packed(state))
         action = self._chosen(state.feature)
         if self._settings.fit.explore_noise:
             action = wandering(action, self._settings.fit.explore_noise, torch.randn(action.shape, generator=generator))
@@ -110,9 +112,7 @@ class DreamerTraining(SimulatedTraining):
         return networks.to_half_ranges(torch.stack([plan(*of).action for of in zip(feature, noise, strict=True)]))
 
     def _update(self) -> None:
-        fit = self._settings.fit
-        batch = SequenceBatch.of(self._buffer.sample(self._rng, fit.batch, fit.length))
-        losses = self.learner.update(batch, self.learner.draw_noise(self._generator))
+        losses = replayed(self.learner, self._buffer, self._rng, self._generator)
         self.updates += 1
         if not losses.skipped:
             self._note_dreamer(losses)
