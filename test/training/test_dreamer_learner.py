@@ -9,9 +9,10 @@ import pytest
 import torch
 from one_thread import one_thread  # noqa: F401
 from safetensors.torch import load, save
-from small_dreamer import VERSIONS, batch, learner
+from small_dreamer import VERSIONS, batch, config, fit, learner
+from small_sac import arm
 
-from wm_ros.agents.dreamer import V1, V2, V3
+from wm_ros.agents.dreamer import V1, V2, V3, DreamerController
 from wm_ros.contract.errors import UserError
 from wm_ros.data.sequence_buffer import SequenceBuffer
 from wm_ros.models.rssm import State
@@ -181,6 +182,50 @@ def test_the_replay_remembers_where_the_model_was_with_the_rows_that_were_learne
     np.testing.assert_allclose(state["remembered.deter"][0], last, atol=1e-3)
     assert state["remembered.stoch"].shape == (1, 8, 4) and state["remembered.stoch"].min() >= 1
     assert learner("v1").kept() == learner("v2").kept() == {}
+
+
+def exploring(weight: float, version: str = "v3", **changes: object) -> DreamerLearner:
+    networks = replace(config(version), explore=weight, predictors=3)
+    return DreamerLearner(arm(), networks, replace(fit(version), **changes), torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_disagreement_is_rewarded_in_imagination_and_the_world_model_learns_as_without_it(version: str) -> None:
+    plain, curious = exploring(0.0, version, replay_value=0.0), exploring(50.0, version, replay_value=0.0)
+    noise = plain.draw_noise(torch.Generator().manual_seed(1))
+    first, second = plain.update(batch(), noise), curious.update(batch(), noise)
+    assert second.value > first.value + 1.0
+    assert torch.equal(plain.optimizers["world"].values, curious.optimizers["world"].values)
+    assert not torch.equal(plain.optimizers["actor"].values, curious.optimizers["actor"].values)
+    assert "predictors" not in plain.optimizers and curious.optimizers["predictors"].steps == 1
+
+
+def test_recorded_rows_are_rewarded_for_disagreement_too_but_not_those_that_nothing_led_to() -> None:
+    curious, data = exploring(2.0), batch().each(lambda column: column.transpose(0, 1))
+    state = State(torch.randn(8, 4, 24), torch.rand(8, 4, 20))
+    loss, bonus = curious._predicted(state, curious.networks.to_half_ranges(data.action), data.first)
+    assert loss > 0 and bonus.shape == (8, 4) and not bonus[0].any()
+    assert torch.equal(bonus[1:] > 0, ~data.first[1:])
+
+
+def test_predictors_learn_and_go_on_bit_for_bit() -> None:
+    adam = replace(V1_FIT.optimizer, warm_up=0)
+    rates = {"learning_rate": 1e-3, "optimizer": adam}
+    whole, begun = exploring(1.0, **rates), exploring(1.0, **rates)
+    run(whole, 2)
+    run(begun, 2)
+    resumed = exploring(1.0, **rates)
+    resumed.restore(load(save(begun.state())))
+    assert run(whole, 2, seed=1) == run(resumed, 2, seed=1)
+    assert torch.equal(whole.optimizers["predictors"].values, resumed.optimizers["predictors"].values)
+    assert DreamerController(arm(), replace(config(), explore=1.0, predictors=3)).networks.load_state_dict(whole.networks.state_dict())
+
+
+def test_exploring_settings_that_cannot_be_are_refused() -> None:
+    planning = {"explore": 1.0, "act": "planner"}
+    for bad, why in (({"explore": -1.0}, "explore -1"), ({"predictors": 1}, "predictors 1"), (planning, "act: actor")):
+        with pytest.raises(ValueError, match=why):
+            replace(config(), **bad)
 
 
 def test_settings_that_cannot_be_are_refused() -> None:

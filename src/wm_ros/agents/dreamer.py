@@ -14,6 +14,7 @@ from wm_ros.agents.controller import Controller, NoiseSpec
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.models.rssm import RssmConfig, State
+from wm_ros.models.rssm_disagreement import Predictors
 from wm_ros.models.rssm_layers import Mlp, initialize
 from wm_ros.models.rssm_world import NO_PICTURES, Pictures, RssmWorld, ScalarKind, WorldConfig, scalar
 from wm_ros.planners.cem import CEMConfig
@@ -24,6 +25,10 @@ _MEAN_SCALE, _FIRST_STD, _MIN_STD = 5.0, 5.0, 1e-4
 """Of V1's squashed Gaussian: bound of the mean, deviation to begin with, and its lower bound (its appendix A)."""
 _STD_RANGE = (0.1, 1.0)
 """Of V2's and V3's bounded Gaussian."""
+
+
+_PREDICTOR_LAYERS = 2
+"""Hidden layers of what `explore` rewards the disagreement of."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,10 @@ class DreamerConfig:
     hyperbolic tangent (V1). V2 cuts by a truncated normal; here samples past a limit count as the limit, as in V3."""
     critic: ScalarKind = "twohot"
     """The value's distribution: two-hot over exponential bins (V3) or of unit variance (V1, V2)."""
+    explore: float = 0.0
+    """Reward for what the model does not know yet, per unit of the predictors' disagreement (Plan2Explore, arXiv 2005.05960); 0: none."""
+    predictors: int = 8
+    """Networks that predict the next latent, whose disagreement `explore` rewards."""
     act: Literal["actor", "planner"] = "actor"
     """What drives: the actor, or a planner in the latent space (PlaNet), for which actor and critic are not trained."""
     planner: PlannerChoice = field(default_factory=CEMConfig)
@@ -54,6 +63,12 @@ class DreamerConfig:
     def __post_init__(self) -> None:
         if self.act not in ("actor", "planner"):
             raise ValueError(f"act {self.act!r} must be actor or planner")
+        if not (self.explore >= 0.0 and math.isfinite(self.explore)):
+            raise ValueError(f"explore {self.explore} must not be negative")
+        if self.explore and self.act == "planner":
+            raise ValueError("explore is for act: actor; a planner counts the task's reward alone")
+        if self.predictors < 2:
+            raise ValueError(f"predictors {self.predictors} must be at least 2: one agrees with itself")
         if isinstance(self.planner, MCTSConfig):
             raise ValueError("planner.kind: a tree (mcts) fits into no ONNX graph, which is how this agent ships: choose another planner")
         if min(self.actor_layers, self.critic_layers, self.units) < 1:
@@ -211,14 +226,17 @@ class DreamerNetworks(nn.Module):
             raise UserError(f"contract {contract.name}: dreamer.{error}") from None
         self.actor = Actor(self.world.feature_size, actions, config)
         self.critic = Critic(self.world.feature_size, config)
+        sizes = (self.world.feature_size, actions, self.world.rssm.latent.size, config.units, _PREDICTOR_LAYERS)
+        self.predictors = Predictors(config.predictors, *sizes) if config.explore else None
         low, high = (torch.tensor([getattr(j, side) for j in contract.action.joints]) for side in ("low", "high"))
         self.register_buffer("action_middle", (low + high) / 2.0)
         self.register_buffer("action_half", (high - low) / 2.0)
 
     def initialize(self, generator: torch.Generator) -> None:
         """Draws the first weights."""
-        for part in (self.world, self.actor, self.critic):
-            initialize(part, generator)
+        for part in (self.world, self.actor, self.critic, self.predictors):
+            if part is not None:
+                initialize(part, generator)
 
     def to_half_ranges(self, action: Tensor) -> Tensor:
         """Actions `[..., A]` in contract units → in half ranges."""

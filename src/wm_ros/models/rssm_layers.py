@@ -74,6 +74,19 @@ class Mlp(nn.Module):
         return value if self.output is None else self.output(value)
 
 
+class MemberLinear(nn.Module):
+    """M linear layers side by side."""
+
+    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(members, inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
+
+    def forward(self, value: Tensor) -> Tensor:
+        """`[N, I]`, the same for all, or `[M, N, I]` → `[M, N, outputs]`."""
+        return torch.baddbmm(self.bias, value.expand(len(self.weight), *value.shape[-2:]), self.weight)
+
+
 @dataclass(frozen=True, eq=False)
 class BlockParts:
     """Products within a step of `BlockGru`, before what follows each."""
@@ -166,6 +179,8 @@ def initialize(module: nn.Module, generator: torch.Generator) -> None:
                 share = part.stride[0] * part.stride[1] if isinstance(part, nn.ConvTranspose2d) else 1
                 _draw(part.weight, part.in_channels * part.kernel_size[0] * part.kernel_size[1] // share, generator)
                 part.bias.zero_()
+            elif isinstance(part, MemberLinear):
+                _draw(part.weight, part.weight.shape[1], generator)
             elif isinstance(part, BlockGru):
                 for weight in (part.own, part.gates):
                     _draw(weight, weight.shape[1], generator)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from wm_ros.agents.dreamer import Critic, DreamerConfig, DreamerNetworks, Imagination, entropy, imagine, lambda_returns, log_density
 from wm_ros.contract.errors import UserError
@@ -229,11 +229,13 @@ class DreamerLearner:
         self.config, self.fit = config, fit
         self.networks = DreamerNetworks(contract, config)
         self.networks.initialize(generator)
-        parts = {
+        parts: dict[str, tuple[nn.Module, float]] = {
             "world": (self.networks.world, fit.learning_rate),
             "actor": (self.networks.actor, fit.actor_rate),
             "critic": (self.networks.critic, fit.critic_rate),
         }
+        if self.networks.predictors is not None:
+            parts["predictors"] = (self.networks.predictors, fit.learning_rate)
         self.optimizers = {name: FlatOptimizer(list(m.parameters()), rate, fit.optimizer) for name, (m, rate) in parts.items()}
         self.slow = Critic(self.networks.world.feature_size, config).requires_grad_(False)
         self._slow = flatten(list(self.slow.parameters()))
@@ -277,8 +279,14 @@ class DreamerLearner:
             last = slice(-self.fit.started_from, None)
             reached = State(seen.state.deter[last].flatten(0, 1), seen.state.stoch[last].flatten(0, 1))
             imagined = imagine(networks, reached, noise.prior, noise.action, through_dynamics=self.fit.reinforce < 1.0)
-            actor, critic, returns, range_ = self._behavior(imagined, seen.state.feature[last], data.each(lambda column: column[last]))
+            recorded_last = data.each(lambda column: column[last])
+            if networks.predictors is not None:
+                surprise, bonus = self._predicted(seen.state, action, data.first)
+                recorded_last = replace(recorded_last, reward=recorded_last.reward + bonus[last])
+            actor, critic, returns, range_ = self._behavior(imagined, seen.state.feature[last], recorded_last)
             gradients = self._gradients(["actor"], actor) | self._gradients(["world", "critic"], world.total + critic)
+            if networks.predictors is not None:
+                gradients |= self._gradients(["predictors"], surprise)
             value, spread = returns.mean(), entropy(imagined.std.detach()).mean()
 
         losses = {**vars(world), "actor": actor, "critic": critic}
@@ -315,6 +323,22 @@ class DreamerLearner:
         one = self.packed(self.networks.world.rssm.start())
         return {name: (part.shape, part.dtype) for name, part in one.items()}
 
+    def _predicted(self, state: State, action: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """The predictors' loss `[]` along the data, and the reward `[L, B]` for their disagreement about each row.
+
+        Args:
+            state: [L, B, ...].
+            action: [L, B, A], in half ranges, that led to each row.
+            first: [L, B] bool, rows that nothing leads to.
+        """
+        assert self.networks.predictors is not None
+        before, led = state.feature[:-1].detach(), action[1:].clamp(-1.0, 1.0)
+        follows = (~first[1:]).to(led.dtype)
+        loss = (follows * self.networks.predictors.loss(before, led, state.stoch[1:])).mean()
+        with torch.no_grad():
+            bonus = self.config.explore * follows * self.networks.predictors.disagreement(before, led)
+        return loss, torch.cat([torch.zeros_like(bonus[:1]), bonus])
+
     def _gradients(self, parts: list[str], loss: Tensor) -> dict[str, list[Tensor]]:
         parameters = [p for part in parts for p in self.optimizers[part].parameters]
         found = iter(torch.autograd.grad(loss, parameters))
@@ -338,6 +362,9 @@ class DreamerLearner:
             else:
                 value = kind.mean(networks.critic(imagined.feature) if through_dynamics else output)
             reward = networks.world.reward(imagined.feature[1:])
+            if networks.predictors is not None:
+                taken = networks.actor.limited(imagined.sample)
+                reward = reward + self.config.explore * networks.predictors.disagreement(imagined.feature[:-1], taken)
             discount = fit.discount * networks.world.going_on(imagined.feature[1:])
             returns = lambda_returns(reward, value[1:], discount, fit.return_lambda)
 
