@@ -173,11 +173,26 @@ class SequenceBuffer:
             found[offset == 0] = 0  # the oldest row has none before it
         return Stretches(**columns, images=images, before=before, world=world, place=place % self.capacity)
 
+    def memories(self) -> dict[str, NDArray[Any]]:
+        """What is remembered with all rows, for `recall` of a buffer with the same rows."""
+        held = int(np.minimum(self._added, self.capacity).max())
+        return {name: np.ascontiguousarray(c[:, :held]) for name, c in self._remembered.items()}
+
+    def recall(self, memories: Mapping[str, NDArray[Any]]) -> None:
+        """Takes over what `memories` gave.
+
+        Raises:
+            KeyError: something is missing.
+            ValueError: it is of other sizes.
+        """
+        for name, column in self._remembered.items():
+            column[:, : memories[name].shape[1]] = memories[name]
+
     def state(self) -> dict[str, NDArray[Any]]:
         """All that it holds."""
         held = int(np.minimum(self._added, self.capacity).max())
-        columns = self._columns | self._remembered
-        return {"added": self._added.copy(), **{name: np.ascontiguousarray(c[:, :held]) for name, c in columns.items()}}
+        columns = {name: np.ascontiguousarray(c[:, :held]) for name, c in self._columns.items()}
+        return {"added": self._added.copy(), **columns, **self.memories()}
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         """Takes over what `state` gave, of a buffer of the same sizes.
@@ -186,5 +201,6 @@ class SequenceBuffer:
             ValueError: it is of other sizes.
         """
         self._added = state["added"].copy()
-        for name, column in (self._columns | self._remembered).items():
+        for name, column in self._columns.items():
             column[:, : state[name].shape[1]] = state[name]
+        self.recall(state)

@@ -112,8 +112,10 @@ class OfflineDreamerTraining(BagPolicyTraining):
         return ("held_out_model_loss", "skipped")
 
     def _parts(self) -> dict[str, dict[str, Any]]:
-        return {"learner": self.learner.state(), "draws": {"generator": self._generator.get_state()}}
+        parts = {"learner": self.learner.state(), "draws": {"generator": self._generator.get_state()}}
+        return {**parts, "memories": self._buffer.memories()}  # its rows come from the bags
 
     def _take_back(self, below: Callable[[str], dict[str, torch.Tensor]], rest: dict[str, Any]) -> None:
         self.learner.restore(below("learner"))
         self._generator.set_state(below("draws")["generator"])
+        self._buffer.recall({name: kept.numpy() for name, kept in below("memories").items()})
