@@ -88,7 +88,8 @@ fuzz: $(STAMP) ## INPUTS=100000 hostile contracts, controllers, announcements an
 	@$(BIN)/python test/fault/fuzz_bags.py --inputs $(INPUTS) --seed $(SEED)
 
 audit: $(STAMP) ## known vulnerabilities of the pinned packages; needs the network
-	@test -x $(VENV)-audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install -q pip-audit; }
+	@test -x $(VENV)-audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install -q pip-audit; } \
+	  || { echo "error: no audit, pip-audit could not be installed: check the network" >&2; exit 2; }
 	@exec $(BIN)/python .ci/audit.py $(VENV)-audit/bin/pip-audit constraints.txt
 
 learn-check: $(STAMP) ## the demo over seeds 0 to 4, held against the bar

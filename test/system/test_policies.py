@@ -8,17 +8,20 @@ from pathlib import Path
 import pytest
 import tiny_controller
 import yaml
+from gl import pictures_or_skip
 from lxml import etree
 from peer import Peer
 from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import Image
 from visualization_msgs.msg import MarkerArray
 
 from wm_ros.bringup.monitored import MonitoredSystem
-from wm_ros.bringup.system import NodeProcess, SystemOptions, describe
-from wm_ros.contract import resources
+from wm_ros.bringup.system import NodeProcess, Process, SystemOptions, describe
+from wm_ros.contract import resources, schema
 
 POLICY = resources.share_directory() / "config" / "sros2" / "policy.xml"
 OPERATOR = "operator"
+SEEING, CAMERA = "cartpole_balance_pixels", "front"
 GRANTS = (("topics", "publish"), ("topics", "subscribe"), ("services", "reply"), ("services", "request"))
 Endpoints = dict[str, set[str]]
 """publish, subscribe, reply or request → full names."""
@@ -70,8 +73,9 @@ def watcher(domain: int) -> Iterator[Watcher]:
     made.close()
 
 
-def test_each_node_uses_exactly_what_its_policy_grants(watcher: Watcher, tmp_path: Path) -> None:
-    agent = tmp_path / "agent.yaml"
+def system_of(watcher: Watcher, folder: Path) -> tuple[Process, ...]:
+    """The shipped system: both servers, and the trainer of the one that drives."""
+    agent = folder / "agent.yaml"
     small = {"ensemble": {"members": 2, "elites": 2, "layers": 1, "width": 8}}
     small["planner"] = {"horizon": 2, "candidates": 4, "iterations": 1, "elites": 2, "kept": 1}
     agent.write_text(yaml.safe_dump({"pets": small}))
@@ -79,19 +83,48 @@ def test_each_node_uses_exactly_what_its_policy_grants(watcher: Watcher, tmp_pat
         namespace=watcher.namespace,
         train=True,
         agent=str(agent),
-        standby=str(tiny_controller.constant(tmp_path / "policy.onnx")),
+        standby=str(tiny_controller.constant(folder / "policy.onnx")),
         headless=False,
         use_sim_time=True,
-        run_directory=str(tmp_path),
+        run_directory=str(folder),
     )
-    system = describe(options)
+    return describe(options)
+
+
+def seeing_system_of(watcher: Watcher, folder: Path) -> tuple[Process, ...]:
+    """The same robot with a camera of the contract's; a trainer has no topic of it."""
+    contract = schema.load(SEEING)
+    options = SystemOptions(
+        namespace=watcher.namespace,
+        contract=SEEING,
+        controller=str(tiny_controller.looking(folder / "mpc.onnx", contract, dreams=True)),
+        standby=str(tiny_controller.looking(folder / "policy.onnx", contract, dreams=True)),
+        headless=False,
+        use_sim_time=True,
+        run_directory=str(folder),
+    )
+    return describe(options)
+
+
+@pytest.mark.parametrize("seeing", [False, True])
+def test_each_node_uses_exactly_what_its_policy_grants(watcher: Watcher, tmp_path: Path, seeing: bool) -> None:
+    if seeing:
+        pictures_or_skip()
+    system = (seeing_system_of if seeing else system_of)(watcher, tmp_path)
     # The visualizer listens only while somebody looks.
-    watcher.node.create_subscription(MarkerArray, "markers", lambda message: None, qos_profile_sensor_data)
+    for kind, topic in ((MarkerArray, "markers"), *(((Image, f"imagined/{CAMERA}"),) if seeing else ())):
+        watcher.node.create_subscription(kind, topic, lambda message: None, qos_profile_sensor_data)
     # It listens to the one who drives, and may to either.
     granted = policies(watcher.namespace)
     granted["episode_manager"]["subscribe"].remove(f"/{watcher.namespace}/policy/controller")
-    expected = {node: grants for node, grants in granted.items() if node != OPERATOR}
-    assert set(expected) == {p.name for p in system if isinstance(p, NodeProcess)} | {"monitor"}, "an enclave for every node"
+    nodes = {p.name for p in system if isinstance(p, NodeProcess)} | {"monitor"}
+    if not seeing:
+        granted = {
+            node: {verb: {name for name in names if CAMERA not in name.split("/")} for verb, names in grants.items()}
+            for node, grants in granted.items()
+        }
+        assert set(granted) == nodes | {OPERATOR}, "an enclave for every node"
+    expected = {node: granted[node] for node in nodes}
 
     def differences() -> list[str]:
         graph = watcher.graph()
@@ -113,7 +146,7 @@ def test_each_node_uses_exactly_what_its_policy_grants(watcher: Watcher, tmp_pat
 def test_only_the_gate_may_publish_commands_and_only_the_robot_its_sensors() -> None:
     granted = policies("")
     sources = (("mpc/command", "mpc"), ("policy/command", "policy_server"))
-    for topic, publisher in (("command", "command_gate"), *sources, ("joint_states", "sim")):
+    for topic, publisher in (("command", "command_gate"), *sources, ("joint_states", "sim"), (f"{CAMERA}/image_raw", "sim")):
         assert {n for n, g in granted.items() if f"//{topic}" in g["publish"]} == {publisher}
     assert {n for n, g in granted.items() if "//command_gate/arm" in g["request"]} == {"episode_manager", OPERATOR}
     assert {n for n, g in granted.items() if "//estop" in g["publish"]} == {OPERATOR}
