@@ -13,7 +13,8 @@ from wm_ros.sim.camera import Camera
 
 
 @lru_cache(maxsize=1)
-def _fault() -> str:
+def fault() -> str:
+    """Why nothing can be drawn here; empty where it can."""
     camera = Camera(schema.load("cartpole_swingup"), width=32, height=32)
     try:
         camera.draw(np.zeros(2))
@@ -26,5 +27,5 @@ def _fault() -> str:
 
 def pictures_or_skip() -> None:
     """Skips the test where nothing can be drawn."""
-    if _fault():
-        pytest.skip(_fault())
+    if fault():
+        pytest.skip(fault())

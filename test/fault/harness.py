@@ -56,6 +56,8 @@ class Shape:
     """Every processor is kept busy."""
     lockstep: bool = False
     """Simulated time waits for commands; with plant `sim` only."""
+    seeing: bool = False
+    """The robot has a camera, and its controllers look at it; with plant `sim` only, and needs OpenGL."""
     priority: int = 0
     """`realtime_priority` of the controllers, one more for the gate; 0: the ordinary scheduler."""
 
@@ -77,9 +79,10 @@ class Command:
         return self.source.removeprefix("hold:") if self.source.startswith("hold:") else ""
 
 
-def write_contract(folder: Path) -> Path:
+def write_contract(folder: Path, seeing: bool = False) -> Path:
     """The cart-pole with a rate limit, and with hold where an ensemble disagrees."""
-    data = yaml.safe_load((share_directory() / "config/contracts/cartpole_swingup.yaml").read_text())
+    name = "cartpole_balance_pixels" if seeing else "cartpole_swingup"
+    data = yaml.safe_load((share_directory() / f"config/contracts/{name}.yaml").read_text())
     data["action"]["joints"][0]["rate_limit"] = RATE_LIMIT
     data["safety"]["on_disagreement"] = "hold"
     path = folder / "faulty_robot.yaml"
@@ -117,7 +120,7 @@ class Cell(Peer):
         self.shape = shape
         self.rng = np.random.default_rng(seed)
         self.folder = folder
-        self.contract_file = write_contract(folder)
+        self.contract_file = write_contract(folder, shape.seeing)
         self.contract = schema.load(self.contract_file)
         self.period_s = self.contract.control.period_s
         self.processes: dict[str, Process] = {}
@@ -270,7 +273,8 @@ class Cell(Peer):
 
     def swap(self, force: float = 1.5) -> None:
         """Announces a good controller and waits until it serves."""
-        path = self.controller_file(action=force)
+        looks = self.shape.seeing
+        path = self.controller_file(tiny_controller.looking) if looks else self.controller_file(action=force)
         self.announce(path, self.version)
         self.wait(lambda: self.serving and self.serving[-1].version == self.version, "the announced controller to serve")
 

@@ -470,6 +470,35 @@ CONTROLLERS = (
 )  # fmt: skip
 
 
+# ---- cameras ---------------------------------------------------------------------------------------------------------
+
+SEEING = Shape("sim", seeing=True)
+
+
+def camera(kind: str, injection: str, words: str = "") -> Scenario:
+    """A fault of the simulated camera; without words nobody can tell, and the controller goes on."""
+
+    def inject(cell: Cell) -> int:
+        assert cell.set("sim", camera_fault=kind)[0].successful
+        return time.monotonic_ns()
+
+    def heal(cell: Cell) -> None:
+        assert cell.set("sim", camera_fault="none")[0].successful
+
+    outcome, reasons, told = ("hold", NO_NEWS, ("mpc", words)) if words else ("serves", (), None)
+    # The last sound picture may be used for 0.1 s, five periods, and another may be under way.
+    return Scenario(f"camera_{kind}", injection, inject, outcome, reasons, told, heal, periods=8.0, shape=SEEING)
+
+
+CAMERAS = (
+    camera("dropout", "pictures stop", "image of channel front is"),
+    camera("stall", "the last picture again and again, stamp and all", "image of channel front is"),
+    camera("wrong_size", "pictures claim twice as many rows as they have", "mend the camera driver"),
+    camera("wrong_encoding", "pictures in an encoding that nobody reads", "'rgb12' is not read"),
+    camera("freeze", "the picture stands still while its stamps go on"),
+)
+
+
 # ---- disk ------------------------------------------------------------------------------------------------------------
 
 
@@ -520,5 +549,5 @@ UNDER_LOAD = (
     "sim_killed",
     "estop",
 )
-BASIC = (*SENSORS, *TIME, *PROCESSES, *PEOPLE, *CONTROLLERS, *DISK)
+BASIC = (*SENSORS, *TIME, *PROCESSES, *PEOPLE, *CONTROLLERS, *CAMERAS, *DISK)
 SCENARIOS = (*BASIC, *(loaded(s) for s in BASIC if s.name in UNDER_LOAD))

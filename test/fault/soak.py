@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
+import gl
 import numpy as np
 from fault.harness import Cell, Result, Scenario, Shape, play
 from fault.link import why_not
@@ -168,8 +169,8 @@ def main() -> int:
     if unknown:
         parser.error(f"--only: no fault {', '.join(sorted(unknown))}; there are {', '.join(s.name for s in SCENARIOS)}")
     chosen = [s for s in SCENARIOS if not names or s.name in names]
-    missing = why_not()
-    left_out = [s.name for s in chosen if s.shape.linked and missing]
+    missing = "; ".join(filter(None, (why_not(), gl.fault())))
+    left_out = [s.name for s in chosen if (s.shape.linked and why_not()) or (s.shape.seeing and gl.fault())]
     chosen = [s for s in chosen if s.name not in left_out]
     if left_out:
         print(f"not played: {', '.join(left_out)}: {missing}", flush=True)

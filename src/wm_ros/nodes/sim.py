@@ -23,6 +23,7 @@ from wm_ros.nodes.messages import image_message, message_class, time_message
 from wm_ros.runtime.statistics import Durations
 from wm_ros.sim import render
 from wm_ros.sim.camera import Camera
+from wm_ros.sim.camera_faults import BLINDING, CAMERA_FAULTS, CameraFaults
 from wm_ros.sim.cameras import Cameras
 from wm_ros.sim.episode import LOCKSTEP_ORIGIN_NS, reset_seed
 from wm_ros.sim.faults import SENSOR_FAULTS, SILENT, JointSample, Samples, SensorFaults
@@ -54,6 +55,7 @@ class SimNode(WmNode):
         "publish_clock": Param(False, "Publish /clock; only one node of a graph may"),
         "fault": Param("none", "Fault put into sensors or commands", choices=(*SENSOR_FAULTS, COMMAND_LOSS), live=True),
         "fault_probability": Param(1.0, "Share of messages lost by fault dropout", low=0.0, high=1.0, live=True),
+        "camera_fault": Param("none", "Fault put into the pictures of the contract's cameras", choices=CAMERA_FAULTS, live=True),
         "fault_delay_s": Param(0.1, "How late messages come by fault delay, in s", low=0.0, high=10.0, live=True),
     }
 
@@ -80,6 +82,7 @@ class SimNode(WmNode):
             c.name: self.create_publisher(message_class(c.type), c.topic, sensor_qos(self.param("mode"))) for c in contract.observation
         }
         self._eyes = Cameras(contract, path.parent)
+        self._camera_faults = CameraFaults()
         self._eyes.warm_up(self.simulator.data.qpos)  # without GL nothing shall begin to move
         self._clock_publisher = self._make_clock() if self.param("publish_clock") else None
         self._beside = path.parent
@@ -281,7 +284,9 @@ class SimNode(WmNode):
             self.get_logger().error(self._blind)
             return []
         self._pictures_sent += len(pictures)
-        return [(name, image_message(picture, stamp, self._frames[name])) for name, picture in pictures.items()]
+        sound = [(name, image_message(picture, stamp, self._frames[name])) for name, picture in pictures.items()]
+        shown = [(name, self._camera_faults.apply(self.param("camera_fault"), name, message)) for name, message in sound]
+        return [(name, message) for name, message in shown if message is not None]
 
     def _film(self) -> None:
         """Thread: a picture of every new pose, as far as rate and machine allow."""
@@ -414,6 +419,9 @@ class SimNode(WmNode):
             if parameter.name == "fault" and parameter.value in SILENT and self.lockstep:
                 reason = f"fault: {parameter.value} needs mode realtime: lockstep would wait for ever"
                 return SetParametersResult(successful=False, reason=reason)
+            if parameter.name == "camera_fault" and parameter.value in BLINDING and self.lockstep:
+                reason = f"camera_fault: {parameter.value} needs mode realtime: lockstep would wait for ever"
+                return SetParametersResult(successful=False, reason=reason)
         return super()._check_parameters(parameters)
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
@@ -448,7 +456,7 @@ class SimNode(WmNode):
                 "paused": self._paused,
                 "waiting_for": waiting,
                 "fault": self.param("fault"),
-                **({"pictures": self._pictures_sent} if self._eyes else {}),
+                **({"pictures": self._pictures_sent, "camera_fault": self.param("camera_fault")} if self._eyes else {}),
             }
             if self._blind:
                 return ERROR, self._blind, values
