@@ -198,9 +198,8 @@ def _ours(config: SacConfig, fit: SacFitConfig, count: int) -> Callable[[], floa
     def rate() -> float:
         started = time.perf_counter()
         for _ in range(count):
-            drawn = buffer.sample(rng, fit.batch, fit.discount)
-            columns = (drawn.observation, drawn.action, drawn.reward, drawn.next_observation, drawn.discount)
-            learner.update(Batch(*(torch.from_numpy(c) for c in columns)), torch.from_numpy(normal(2, fit.batch, ACTIONS)))
+            batch = Batch.of(buffer.sample(rng, fit.batch, fit.discount))
+            learner.update(batch, torch.from_numpy(normal(2, fit.batch, ACTIONS)))
         return count / (time.perf_counter() - started)
 
     return rate

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cartpole_bags import contract, write_cartpole
 from one_thread import one_thread  # noqa: F401
 
-from wm_ros.bringup.interrupt import STOPPING
 from wm_ros.cli.main import run
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.training.offline_dreamer import OfflineDreamerTraining
@@ -22,15 +19,6 @@ dreamer:
   units: 16
 fit: {batch: 4, length: 8, horizon: 3}
 """
-
-
-@pytest.fixture(autouse=True)
-def signals() -> Iterator[None]:
-    """As they were: the command line takes them over."""
-    handlers = {number: signal.getsignal(number) for number in STOPPING}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def test_ctrl_c_and_resume_give_what_an_uninterrupted_training_gives(

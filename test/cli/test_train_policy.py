@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cartpole_bags import contract, write_cartpole
 from one_thread import one_thread  # noqa: F401
 
-from wm_ros.bringup.interrupt import STOPPING
 from wm_ros.cli.main import run
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.training.offline_policy import OfflinePolicyTraining
@@ -22,15 +19,6 @@ sac: {layers: 2, width: 24}
 fit: {batch: 32, warm_up: 64, updates_per_step: 1.0}
 model_fit: {steps: 60, batch: 16, check_every: 20}
 """
-
-
-@pytest.fixture(autouse=True)
-def signals() -> Iterator[None]:
-    """As they were: the command line takes them over."""
-    handlers = {number: signal.getsignal(number) for number in STOPPING}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from one_thread import one_thread  # noqa: F401
 
-from wm_ros.bringup.interrupt import STOPPING
 from wm_ros.cli.main import run
 from wm_ros.contract import schema
 from wm_ros.training.simulated import SimulatedTraining
-
-
-@pytest.fixture(autouse=True)
-def signals() -> Iterator[None]:
-    """As they were: the command line takes them over."""
-    handlers = {number: signal.getsignal(number) for number in STOPPING}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

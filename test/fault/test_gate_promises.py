@@ -12,7 +12,7 @@ import tiny_controller
 from fault.robot import CONTRACT, Robot
 from peer import Process, running
 
-from wm_ros.nodes.messages import command_message
+from wm_ros.nodes.messages import CommandForm
 
 PUSH = "tiny:"
 
@@ -100,7 +100,7 @@ def test_a_stopped_gate_leaves_hold_behind(folder: Path) -> None:
             publisher = robot.publisher()
 
             def push() -> bool:
-                publisher.publish(command_message(CONTRACT, [2.0], robot.stamp_ns, "test"))
+                publisher.publish(CommandForm(CONTRACT).fill([2.0], robot.stamp_ns, "test"))
                 return "test" in robot.sources
 
             robot.arm_when_ready(push)
@@ -125,12 +125,12 @@ def test_a_bad_command_never_reaches_the_robot(robot: Robot, values: list[float]
     publisher = robot.publisher()
     try:
         robot.speaking = True
-        robot.arm_when_ready(lambda: publisher.publish(command_message(CONTRACT, [2.0], robot.stamp_ns, "test")))
+        robot.arm_when_ready(lambda: publisher.publish(CommandForm(CONTRACT).fill([2.0], robot.stamp_ns, "test")))
         robot.forget()
         bad = False
 
         def control() -> bool:
-            message = command_message(CONTRACT, [2.0], robot.stamp_ns, "test")
+            message = CommandForm(CONTRACT).fill([2.0], robot.stamp_ns, "test")
             if bad:
                 message.name, message.effort, message.header.frame_id = names, values, "bad"
             publisher.publish(message)

@@ -15,7 +15,7 @@ from std_srvs.srv import SetBool
 from wm_ros.contract import schema
 from wm_ros.contract.assembler import stamp_ns
 from wm_ros.nodes.base import COMMAND_QOS, LOCKSTEP_QOS, OK
-from wm_ros.nodes.messages import command_message, time_message
+from wm_ros.nodes.messages import CommandForm, time_message
 
 CONTRACT = schema.load("cartpole_swingup")
 PERIOD = CONTRACT.control.period_ns
@@ -44,7 +44,7 @@ class Lockstep(Peer):
         heard = len(self.answers)
         self.sensors.publish(message)
         for source, force in commands.items():
-            self.controllers[source].publish(command_message(CONTRACT, [force], self.stamp, source))
+            self.controllers[source].publish(CommandForm(CONTRACT).fill([force], self.stamp, source))
         shown = time.monotonic()
 
         def answered() -> bool:

@@ -26,7 +26,7 @@ from wm_ros.contract.errors import UserError
 from wm_ros.contract.resources import share_directory
 from wm_ros.data.episode import Episode
 from wm_ros.nodes.base import COMMAND_QOS, ERROR, LOCKSTEP_QOS, OK, sensor_qos
-from wm_ros.nodes.messages import command_message, time_message
+from wm_ros.nodes.messages import CommandForm, time_message
 from wm_ros.sim.episode import run_episode
 from wm_ros.sim.render import render_frames
 from wm_ros.sim.simulator import Simulator
@@ -61,7 +61,7 @@ class Robot(Peer):
         return int(start)
 
     def command(self, stamp: int, force: float = 3.0) -> None:
-        self.commands.publish(command_message(CONTRACT, [force], stamp, "test"))
+        self.commands.publish(CommandForm(CONTRACT).fill([force], stamp, "test"))
 
     def hear(self, count: int) -> list[JointState]:
         """The first so many messages since the last reset."""
@@ -176,13 +176,13 @@ def test_only_the_command_that_answers_the_observation_makes_a_step(lockstep: Ro
     start = lockstep.reset()
     lockstep.hear(1)
     counted = lockstep.fresh_health("sim", lambda level, message, values: values["waiting_for"] == "command", "waiting_for command")[2]
-    wrong = command_message(CONTRACT, [9.0], start, "test")
+    wrong = CommandForm(CONTRACT).fill([9.0], start, "test")
     wrong.name = ["wheel"]
     bad = [
-        command_message(CONTRACT, [9.0], start - PERIOD, "old"),
-        command_message(CONTRACT, [9.0], start + PERIOD, "ahead"),
-        command_message(CONTRACT, [math.nan], start, "nan"),
-        command_message(CONTRACT, [], start, "empty"),
+        CommandForm(CONTRACT).fill([9.0], start - PERIOD, "old"),
+        CommandForm(CONTRACT).fill([9.0], start + PERIOD, "ahead"),
+        CommandForm(CONTRACT).fill([math.nan], start, "nan"),
+        CommandForm(CONTRACT).fill([], start, "empty"),
         wrong,
     ]
     sent = itertools.cycle(bad)

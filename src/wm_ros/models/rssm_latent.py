@@ -20,6 +20,10 @@ class CategoricalLatent:
         self.noise = groups
         """Uniform numbers on [0, 1) that one sample takes."""
 
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Noise of samples `[*shape, G]`."""
+        return torch.rand((*shape, self.noise), generator=generator)
+
     def probabilities(self, raw: Tensor) -> Tensor:
         """Logits `[..., G C]` → probabilities `[..., G, C]`, with a share of the uniform one (DreamerV3, unimix)."""
         # Groups last: over the last dimension torch takes few classes one group at a time, twenty times as long (8 classes, AVX-512).
@@ -84,6 +88,10 @@ class GaussianLatent:
     def __init__(self, groups: int) -> None:
         self.size = self.noise = groups
         self.parameters = 2 * groups
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Noise of samples `[*shape, G]`."""
+        return torch.randn((*shape, self.noise), generator=generator)
 
     def packed(self, sample: Tensor) -> Tensor:
         """Samples `[..., G]` in half precision."""

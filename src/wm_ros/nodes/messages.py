@@ -35,18 +35,6 @@ def time_message(stamp_ns: int) -> Time:
     return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
 
 
-def command_message(contract: Contract, action: Any, stamp_ns: int, source: str) -> JointState:
-    """A command for the contract's joints.
-
-    Args:
-        contract: names the joints and which field is filled.
-        action: [A] in contract units.
-        stamp_ns: stamp of the observation that the action was computed from.
-        source: who computed it, for `header.frame_id`, such as `pets:3:1f2e3d4c`.
-    """
-    return CommandForm(contract).fill(action, stamp_ns, source)
-
-
 class CommandForm:
     """One command message that is filled in again and again, for who publishes it at once: half the time of making one, in every tick."""
 
@@ -55,7 +43,13 @@ class CommandForm:
         self._interface = contract.action.interface
 
     def fill(self, action: Any, stamp_ns: int, source: str) -> JointState:
-        """See `command_message`. What it gives changes with the next call."""
+        """A command for the contract's joints. What it gives changes with the next call.
+
+        Args:
+            action: in the order of the contract's joints.
+            stamp_ns: stamp of the observation that the action is for.
+            source: who computed it, for `header.frame_id`, such as `pets:3:1f2e3d4c`.
+        """
         message = self._message
         stamp = message.header.stamp
         stamp.sec, stamp.nanosec = divmod(stamp_ns, 1_000_000_000)

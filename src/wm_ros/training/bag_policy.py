@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -29,6 +30,7 @@ from wm_ros.training.bag_set import BagSet
 from wm_ros.training.config import DreamerAgentConfig, PolicyConfig
 from wm_ros.training.fit import Fit
 from wm_ros.training.offline import split_apart
+from wm_ros.training.parts import below, joined
 
 CHECKPOINT = "checkpoint.safetensors"
 Training = TypeVar("Training", bound="BagPolicyTraining")
@@ -261,7 +263,7 @@ class BagPolicyTraining(ABC):
         return out.getvalue().encode()
 
     def _state(self) -> dict[str, torch.Tensor]:
-        state = {f"{part}.{k}": torch.as_tensor(v).contiguous() for part, values in self._parts().items() for k, v in values.items()}
+        state = joined(self._parts())
         text = json.dumps({
             "rng": self._rng.bit_generator.state,
             "counters": [self.updates, self._seconds, self._summed],
@@ -271,11 +273,8 @@ class BagPolicyTraining(ABC):
         return state | {"sums": self._sums.clone(), "rest": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
 
     def _restore(self, state: dict[str, torch.Tensor]) -> None:
-        def below(part: str) -> dict[str, torch.Tensor]:
-            return {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
-
         rest = json.loads(state["rest"].numpy().tobytes())
-        self._take_back(below, rest)
+        self._take_back(partial(below, state), rest)
         self._rng.bit_generator.state = rest["rng"]
         self.updates, self._seconds, self._summed = rest["counters"]
         self._rows, self._sums = rest["rows"], state["sums"].clone()

@@ -20,6 +20,7 @@ from wm_ros.models.products import fast_products
 from wm_ros.models.rssm import State
 from wm_ros.models.rssm_world import WorldLosses
 from wm_ros.training.flat_optimizer import FlatOptimizer, OptimizerConfig, flatten
+from wm_ros.training.parts import below
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,14 @@ class DreamerLosses:
     reached: State
     """[L, B, ...], where the model was with each row."""
 
+    @property
+    def figures(self) -> Tensor:
+        """What a training tells of it, as `FIGURES` names it."""
+        return torch.stack([*vars(self.world).values(), self.actor, self.critic, self.value, self.entropy])
+
+
+FIGURES = ("observation_loss", "reward_loss", "continue_loss", "divergence", "actor_loss", "critic_loss", "value", "entropy")
+
 
 class DreamerLearner:
     """Networks, slow critic and optimizers. `update` changes them and depends on nothing but its arguments and them."""
@@ -247,11 +256,10 @@ class DreamerLearner:
     def draw_noise(self, generator: torch.Generator) -> Noise:
         """For one update."""
         fit, latent, actions = self.fit, self.networks.world.rssm.latent, len(self.networks.action_half)
-        draw = torch.rand if latent.distribution == "uniform" else torch.randn
         states = fit.batch * fit.started_from
         return Noise(
-            draw((fit.length, fit.batch, latent.noise), generator=generator),
-            draw((fit.horizon, states, latent.noise), generator=generator),
+            latent.draw((fit.length, fit.batch), generator),
+            latent.draw((fit.horizon, states), generator),
             torch.randn((fit.horizon, states, actions), generator=generator),
         )
 
@@ -436,7 +444,7 @@ class DreamerLearner:
             RuntimeError: sizes differ.
         """
         for name, optimizer in self.optimizers.items():
-            optimizer.restore({k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")})
+            optimizer.restore(below(state, name))
         self._slow.copy_(state["slow"])
         self.return_range = state["return_range"].clone()
         self.updates, self.skipped, self._skipped_in_a_row = state["counters"].tolist()

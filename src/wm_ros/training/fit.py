@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wm_ros.models.trainable import Rows, Trainable
 from wm_ros.models.transitions import Transitions
+from wm_ros.training.parts import below
 
 
 @dataclass(frozen=True)
@@ -168,10 +169,10 @@ class Fit:
             KeyError: something is missing.
             RuntimeError: sizes differ: of another model.
         """
-        self.model.load_state_dict(_below(state, "model."))
-        self._best = _below(state, "best.")
+        self.model.load_state_dict(below(state, "model"))
+        self._best = below(state, "best")
         moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in _below(state, "optimizer.").items():
+        for key, value in below(state, "optimizer").items():
             index, name = key.split(".")
             moments.setdefault(int(index), {})[name] = value.clone()
         rate, *betas = state["schedule"].tolist()
@@ -204,10 +205,6 @@ _SERIES = ("train_loss", "holdout_error", "learning_rates")
 
 def _is_weight(name: str) -> bool:
     return ".weights." in f".{name}"
-
-
-def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def fit(

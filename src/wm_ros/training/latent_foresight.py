@@ -109,7 +109,7 @@ class LatentForesight(Foresight):
         first = torch.zeros(rows, particles * count, dtype=torch.bool)
         first[0] = True
         embedded = self._world.embed(observation, images)
-        drawn = self._draw((rows, particles * count, self._world.rssm.latent.noise), generator)
+        drawn = self._world.rssm.latent.draw((rows, particles * count), generator)
         action, embedded = action.repeat(1, particles, 1), embedded.repeat(1, particles, 1)
         return self._world.rssm.observe(self._world.rssm.start(particles * count), action, embedded, first, drawn).state
 
@@ -119,12 +119,8 @@ class LatentForesight(Foresight):
         return self._networks.to_half_ranges(held).clamp(-1.0, 1.0)
 
     def _step(self, state: State, action: Tensor, generator: torch.Generator) -> State:
-        noise = self._draw((len(action), self._world.rssm.latent.noise), generator)
-        return self._world.rssm.imagine_step(state, action, noise)
-
-    def _draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        draw = torch.rand if self._world.rssm.latent.distribution == "uniform" else torch.randn
-        return draw(shape, generator=generator)
+        rssm = self._world.rssm
+        return rssm.imagine_step(state, action, rssm.latent.draw((len(action),), generator))
 
     def _recorded(self, camera: str, given: Windows, ahead: int) -> NDArray[np.uint8]:
         """[B, h, w, colours], so many ticks after each start."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from wm_ros.models.dynamics import ObservationDynamics
 from wm_ros.models.transitions import Transitions
 from wm_ros.training.fit import Fit, FitConfig
 from wm_ros.training.imagination import Imagined, imagine
+from wm_ros.training.parts import below
 from wm_ros.training.sac_learner import Batch, SacFitConfig
 
 
@@ -170,18 +171,16 @@ class MbpoLearner:
         imagined = fit.batch - round(self.config.real_share * fit.batch)
         if len(self._imagined) < imagined:
             imagined = 0
-        parts = []
+        both = []
         if imagined < fit.batch:
-            drawn = real.sample(rng, fit.batch - imagined, fit.discount)
-            parts.append(tuple(torch.from_numpy(getattr(drawn, name)) for name in _BATCH))
+            drawn = Batch.of(real.sample(rng, fit.batch - imagined, fit.discount))
             if self.weight and self.fits:  # the rewards of both kinds must mean the same
-                observation, action, reward, *rest = parts[0]
                 with torch.inference_mode():
-                    parts[0] = (observation, action, reward + self.weight * self.elites.spread(observation, action), *rest)
+                    drawn = replace(drawn, reward=drawn.reward + self.weight * self.elites.spread(drawn.observation, drawn.action))
+            both.append(drawn)
         if imagined:
-            drawn = self._imagined.sample(rng, imagined, fit.discount)
-            parts.append(tuple(torch.from_numpy(getattr(drawn, name)) for name in _BATCH))
-        return Batch(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+            both.append(Batch.of(self._imagined.sample(rng, imagined, fit.discount)))
+        return Batch(*(torch.cat(columns) for columns in zip(*(vars(batch).values() for batch in both), strict=True)))
 
     def figures(self) -> dict[str, float]:
         """What there is to see since it was last asked for, and begins to count anew."""
@@ -215,16 +214,13 @@ class MbpoLearner:
             KeyError: something is missing.
             RuntimeError: sizes differ.
         """
-        self.model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+        self.model.load_state_dict(below(state, "model"))
         self.chosen = state["chosen"].tolist()
         self.elites.take(self.model, self.chosen)
         self.fits, self.learned_from, self.length, self._ticks, self._dropped, capacity = state["counters"].tolist()
         self.model_error, self._spread, self.pessimism = state["sums"].tolist()
         self._imagined = TransitionBuffer(capacity, *self._sizes)
-        self._imagined.restore({k.removeprefix("imagined."): v.numpy() for k, v in state.items() if k.startswith("imagined.")})
-
-
-_BATCH = ("observation", "action", "reward", "next_observation", "discount")
+        self._imagined.restore({name: value.numpy() for name, value in below(state, "imagined").items()})
 
 
 def _rows(columns: dict[str, NDArray[Any]]) -> Transitions:

@@ -17,7 +17,7 @@ from wm_ros.data.replay import ReplayOptions
 from wm_ros.data.sequence_buffer import SequenceBuffer
 from wm_ros.training.bag_policy import BagPolicyTraining
 from wm_ros.training.config import DreamerAgentConfig
-from wm_ros.training.dreamer_learner import DreamerLearner, SequenceBatch, replayed
+from wm_ros.training.dreamer_learner import FIGURES, DreamerLearner, SequenceBatch, replayed
 from wm_ros.training.heap import keep_freed_memory
 
 LOOK_EVERY = 200
@@ -29,7 +29,7 @@ MEASURED = 16
 class OfflineDreamerTraining(BagPolicyTraining):
     """Every update teaches the world model, and the policy in it."""
 
-    figures = ("observation_loss", "reward_loss", "continue_loss", "divergence", "actor_loss", "critic_loss", "value", "entropy")
+    figures = FIGURES
     salt = 11
 
     def _measured_ticks(self) -> int:
@@ -76,7 +76,7 @@ class OfflineDreamerTraining(BagPolicyTraining):
         losses = replayed(self.learner, self._buffer, self._rng, self._generator)
         self.updates += 1
         if not losses.skipped:
-            self._count(torch.stack([*vars(losses.world).values(), losses.actor, losses.critic, losses.value, losses.entropy]))
+            self._count(losses.figures)
         return self._look() if self.updates % LOOK_EVERY == 0 or self.finished else None
 
     def _look(self) -> str:
@@ -93,8 +93,7 @@ class OfflineDreamerTraining(BagPolicyTraining):
             return float("nan")
         networks, data = self.learner.networks, self._measured.each(lambda column: column.transpose(0, 1))
         latent, shape = networks.world.rssm.latent, data.reward.shape
-        draw = torch.rand if latent.distribution == "uniform" else torch.randn
-        noise = draw((*shape, latent.noise), generator=torch.Generator().manual_seed(self._seed(4)))
+        noise = latent.draw(shape, torch.Generator().manual_seed(self._seed(4)))
         recorded = (data.observation, networks.to_half_ranges(data.action), data.reward, data.terminated, data.first)
         return float(networks.world.loss(networks.world.rssm.start(shape[1]), *recorded, noise, data.images)[0].total)
 

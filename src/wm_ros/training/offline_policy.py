@@ -22,7 +22,7 @@ from wm_ros.training.fit import Fit
 from wm_ros.training.mbpo_learner import MbpoLearner
 from wm_ros.training.pessimism import PessimismChoice
 from wm_ros.training.running_statistics import RunningStatistics
-from wm_ros.training.sac_learner import Batch, SacLearner
+from wm_ros.training.sac_learner import FIGURES, Batch, SacLearner
 
 LOOK_EVERY = 1000
 """Updates of one row of `metrics.csv`."""
@@ -34,7 +34,7 @@ class OfflinePolicyTraining(BagPolicyTraining):
     last, from recorded transitions as they are.
     """
 
-    figures = ("critic_loss", "value", "entropy", "temperature")
+    figures = FIGURES
     salt = 9
 
     def _measured_ticks(self) -> int:
@@ -111,9 +111,7 @@ class OfflinePolicyTraining(BagPolicyTraining):
     def _update(self) -> str | None:
         fit = self._agent.fit
         if self.imagination is None:
-            drawn = self._buffer.sample(self._rng, fit.batch, fit.discount)
-            columns = (drawn.observation, drawn.action, drawn.reward, drawn.next_observation, drawn.discount)
-            batch = Batch(*(torch.from_numpy(c) for c in columns))
+            batch = Batch.of(self._buffer.sample(self._rng, fit.batch, fit.discount))
         else:
             config = self.imagination.config
             # As often as in simulation, where transitions come in while updates are made.
@@ -124,7 +122,7 @@ class OfflinePolicyTraining(BagPolicyTraining):
         noise = self._rng.standard_normal((2, fit.batch, self.contract.action_size), dtype=np.float32)
         losses = self.learner.update(batch, torch.from_numpy(noise))
         self.updates += 1
-        self._count(torch.stack([getattr(losses, name.removesuffix("_loss")) for name in self.figures]))
+        self._count(losses.figures)
         return self._look() if self.updates % LOOK_EVERY == 0 or self.finished else None
 
     def _look(self) -> str:

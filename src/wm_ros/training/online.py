@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from wm_ros.runtime.controller import ControllerSession
 from wm_ros.runtime.signature import SigningKey
 from wm_ros.training import checkpoint
 from wm_ros.training.config import DreamerAgentConfig, PolicyConfig
+from wm_ros.training.parts import below, joined
 from wm_ros.training.pets_learner import Report
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -224,7 +226,7 @@ class OnlineTraining(ABC):
             owed=self.owed,
             rng=json.dumps(self._rng.bit_generator.state),
         )
-        state = {f"{part}.{k}": torch.as_tensor(v).contiguous() for part, values in self._parts().items() for k, v in values.items()}
+        state = joined(self._parts())
         checkpoint.write(self.directory / CHECKPOINT, plan, state)
 
     def resume(self, warn: Callable[[str], None]) -> ControllerNotice | None:
@@ -270,11 +272,8 @@ class OnlineTraining(ABC):
         return notice
 
     def _restore(self, path: Path, state: dict[str, torch.Tensor]) -> None:
-        def below(part: str) -> dict[str, torch.Tensor]:
-            return {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
-
         try:
-            self._take_back(below)
+            self._take_back(partial(below, state))
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(f"{path}: damaged: {str(error).splitlines()[0]}: beginning anew") from None
 

@@ -13,7 +13,7 @@ from wm_ros.data.episode import Episode
 from wm_ros.data.replay import ReplayOptions
 from wm_ros.data.sequence_buffer import SequenceBuffer
 from wm_ros.training.config import DreamerAgentConfig
-from wm_ros.training.dreamer_learner import DreamerLearner, SequenceBatch
+from wm_ros.training.dreamer_learner import FIGURES, DreamerLearner, SequenceBatch
 from wm_ros.training.heap import keep_freed_memory
 from wm_ros.training.online import OnlineTraining
 
@@ -21,7 +21,7 @@ from wm_ros.training.online import OnlineTraining
 class OnlineDreamer(OnlineTraining):
     """See `OnlineTraining`."""
 
-    figures = ("observation_loss", "reward_loss", "continue_loss", "divergence", "actor_loss", "critic_loss", "value", "entropy")
+    figures = FIGURES
 
     @property
     def _settings(self) -> DreamerAgentConfig:
@@ -48,9 +48,7 @@ class OnlineDreamer(OnlineTraining):
         fit = self._settings.fit
         batch = SequenceBatch.of(self.buffer.sample(self._rng, fit.batch, fit.length))
         losses = self.learner.update(batch, self.learner.draw_noise(self._generator))
-        if losses.skipped:
-            return None
-        return torch.stack([*vars(losses.world).values(), losses.actor, losses.critic, losses.value, losses.entropy])
+        return None if losses.skipped else losses.figures
 
     def _untrained(self, explore: bool) -> Controller:
         return controller_of(self.contract, self._settings.dreamer, explore, self._settings.fit.explore_noise)

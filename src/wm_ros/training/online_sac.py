@@ -19,13 +19,13 @@ from wm_ros.training.config import DreamerAgentConfig, MbpoAgentConfig, PolicyCo
 from wm_ros.training.mbpo_learner import MbpoLearner
 from wm_ros.training.online import OnlineTraining
 from wm_ros.training.running_statistics import RunningStatistics
-from wm_ros.training.sac_learner import Batch, SacLearner
+from wm_ros.training.sac_learner import FIGURES, Batch, SacLearner
 
 
 class OnlineSac(OnlineTraining):
     """See `OnlineTraining`."""
 
-    figures = ("critic_loss", "value", "entropy", "temperature")
+    figures = FIGURES
     _kind: type[SacController] = SacController
 
     @property
@@ -64,13 +64,10 @@ class OnlineSac(OnlineTraining):
         fit = self._settings.fit
         batch = self._batch()
         noise = self._rng.standard_normal((2, fit.batch, self.contract.action_size), dtype=np.float32)
-        losses = self.learner.update(batch, torch.from_numpy(noise))
-        return torch.stack([losses.critic, losses.value, losses.entropy, losses.temperature])
+        return self.learner.update(batch, torch.from_numpy(noise)).figures
 
     def _batch(self) -> Batch:
-        drawn = self.buffer.sample(self._rng, self._settings.fit.batch, self._settings.fit.discount)
-        columns = (drawn.observation, drawn.action, drawn.reward, drawn.next_observation, drawn.discount)
-        return Batch(*(torch.from_numpy(c) for c in columns))
+        return Batch.of(self.buffer.sample(self._rng, self._settings.fit.batch, self._settings.fit.discount))
 
     def _untrained(self, explore: bool) -> Controller:
         return self._kind(self.contract, self._settings.sac, explore)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
 from wm_ros.agents.sac import CRITICS, Networks, SacConfig, SacNetworks, bounded_log_std, critics
 from wm_ros.contract.schema import Contract
+from wm_ros.data.replay import Transitions
 from wm_ros.training import dense
 
 
@@ -67,6 +68,11 @@ class Batch:
     discount: Tensor
     """[B], what the value of `next_observation` counts: 0 where terminated, the full discount where only time cut the episode."""
 
+    @classmethod
+    def of(cls, drawn: Transitions) -> Batch:
+        """The same data as tensors."""
+        return cls(*(torch.from_numpy(getattr(drawn, f.name)) for f in fields(cls)))
+
 
 @dataclass(frozen=True, eq=False)
 class SacLosses:
@@ -79,6 +85,14 @@ class SacLosses:
     entropy: Tensor
     """Of the policy, estimated, of actions in half ranges."""
     temperature: Tensor
+
+    @property
+    def figures(self) -> Tensor:
+        """What a training tells of it, as `FIGURES` names it."""
+        return torch.stack([self.critic, self.value, self.entropy, self.temperature])
+
+
+FIGURES = ("critic_loss", "value", "entropy", "temperature")
 
 
 class Flat:

@@ -31,6 +31,7 @@ from wm_ros.sim.episode import drive
 from wm_ros.sim.fleet import Fleet, FleetTick
 from wm_ros.training import checkpoint
 from wm_ros.training.config import DreamerAgentConfig, PolicyConfig
+from wm_ros.training.parts import below, joined
 from wm_ros.training.running_statistics import RunningStatistics
 from wm_ros.training.sac_learner import Batch, SacLearner, SacLosses
 
@@ -331,13 +332,12 @@ class SimulatedTraining:
         fit = self.plan.agent.fit
         drawn = self._buffer.sample(self._rng, fit.batch, fit.discount)
         noise = self._rng.standard_normal((2, fit.batch, self.contract.action_size), dtype=np.float32)
-        columns = (drawn.observation, drawn.action, drawn.reward, drawn.next_observation, drawn.discount)
-        losses = self.learner.update(Batch(*(torch.from_numpy(c) for c in columns)), torch.from_numpy(noise))
+        losses = self.learner.update(Batch.of(drawn), torch.from_numpy(noise))
         self.updates += 1
         self._note(losses)
 
     def _note(self, losses: SacLosses) -> None:
-        self._sums += torch.stack([losses.critic, losses.value, losses.entropy, losses.temperature]).double()
+        self._sums += losses.figures.double()
         self._summed += 1
 
     def _normalize(self) -> None:
@@ -363,13 +363,12 @@ class SimulatedTraining:
     # ---- going on -------------------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, torch.Tensor]:
-        parts: dict[str, dict[str, Any]] = {
+        state = joined({
             "learner": self.learner.state(),
             "fleet": self._fleet.state(),
             "buffer": self._buffer.state(),
             "statistics": self._statistics.state(),
-        }
-        state = {f"{part}.{k}": torch.as_tensor(v).contiguous() for part, values in parts.items() for k, v in values.items()}
+        })
         text = json.dumps({
             "rng": self._rng.bit_generator.state,
             "counters": [self.frames, self.updates, self._owed, self._seconds, self._summed],
@@ -379,13 +378,10 @@ class SimulatedTraining:
         return state | {"sums": self._sums.clone(), "rest": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
 
     def _restore(self, state: dict[str, torch.Tensor]) -> None:
-        def below(part: str) -> dict[str, torch.Tensor]:
-            return {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
-
-        self.learner.restore(below("learner"))
-        self._fleet.restore({k: v.numpy() for k, v in below("fleet").items()})
-        self._buffer.restore({k: v.numpy() for k, v in below("buffer").items()})
-        self._statistics.restore({k: v.numpy() for k, v in below("statistics").items()})
+        self.learner.restore(below(state, "learner"))
+        self._fleet.restore({k: v.numpy() for k, v in below(state, "fleet").items()})
+        self._buffer.restore({k: v.numpy() for k, v in below(state, "buffer").items()})
+        self._statistics.restore({k: v.numpy() for k, v in below(state, "statistics").items()})
         self._normalize()
         rest = json.loads(state["rest"].numpy().tobytes())
         self._rng.bit_generator.state = rest["rng"]

@@ -88,10 +88,9 @@ class DreamerTraining(SimulatedTraining):
     def _act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
         networks, generator, worlds = self.learner.networks, self._generator, len(observation)
         rssm = networks.world.rssm
-        draw = torch.rand if rssm.latent.distribution == "uniform" else torch.randn
         pictures = {name: torch.from_numpy(self._fleet.images[name]) for name in self._cameras}
         before, embedded = State(self._carry["deter"], self._carry["stoch"]), networks.world.embed(torch.from_numpy(observation), pictures)
-        state = rssm.observe_step(before, self._carry["action"], embedded, draw((worlds, rssm.latent.noise), generator=generator))
+        state = rssm.observe_step(before, self._carry["action"], embedded, rssm.latent.draw((worlds,), generator))
         if self._settings.fit.stored_states:
             self._buffer.remember(np.arange(worlds), self._buffer.newest(), **self.learner.packed(state))
         action = self._chosen(state.feature)

@@ -12,6 +12,7 @@ from wm_ros.agents.controller import Controller
 from wm_ros.agents.mbpo import MbpoController
 from wm_ros.training.config import MbpoAgentConfig
 from wm_ros.training.mbpo_learner import MbpoLearner
+from wm_ros.training.parts import below, joined
 from wm_ros.training.simulated import Look, SimulatedTraining
 
 
@@ -65,10 +66,8 @@ class MbpoTraining(SimulatedTraining):
         return controller
 
     def _state(self) -> dict[str, torch.Tensor]:
-        held = {f"imagination.{k}": torch.as_tensor(v).contiguous() for k, v in self.imagination.state().items()}
-        return super()._state() | held
+        return super()._state() | joined({"imagination": self.imagination.state()})
 
     def _restore(self, state: dict[str, torch.Tensor]) -> None:
         super()._restore(state)
-        prefix = "imagination."
-        self.imagination.restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        self.imagination.restore(below(state, "imagination"))

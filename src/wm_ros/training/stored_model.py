@@ -31,6 +31,7 @@ from wm_ros.training.dreamer_learner import DreamerLearner
 from wm_ros.training.foresight import Foresight, ObservationForesight
 from wm_ros.training.latent_foresight import LatentForesight
 from wm_ros.training.online import OnlinePlan
+from wm_ros.training.parts import below
 from wm_ros.training.simulated import SimulatedPlan
 
 WEIGHTS, METRICS, CONTROLLER, CHECKPOINT = "model.safetensors", "metrics.json", "controller.onnx", "checkpoint.safetensors"
@@ -109,7 +110,7 @@ def _from_checkpoint(path: Path) -> StoredModel:
     plan, state = checkpoint.read(path)
     contract = schema.from_json(plan.contract, str(path))
     model = dynamics(contract, plan.agent.pets, planning=False)
-    _fill(model, {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}, path)
+    _fill(model, below(state, "model"), path)
     done = int(state["counters"][0]) if "counters" in state else 0
     what = f"{model.members} members after {done} of {plan.agent.fit.steps} steps"
     return StoredModel(model, contract, plan.agent, path, plan.bags, what)
@@ -123,7 +124,7 @@ def _from_policy_checkpoint(path: Path, kind: type[OnlinePlan] | type[BagPolicyP
     contract = schema.from_json(plan.contract, str(path))
     learner = DreamerLearner(contract, agent.dreamer, agent.fit, torch.Generator())
     try:
-        learner.restore({k.removeprefix("learner."): v for k, v in state.items() if k.startswith("learner.")})
+        learner.restore(below(state, "learner"))
     except (KeyError, RuntimeError) as error:
         raise UserError(f"{path}: damaged: {str(error).splitlines()[0]}: train the model again") from None
     bags = () if isinstance(plan, SimulatedPlan) else plan.bags
