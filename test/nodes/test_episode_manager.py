@@ -22,7 +22,7 @@ from wm_ros.contract.announcements import ControllerNotice, EpisodeState
 from wm_ros.contract.assembler import encode
 from wm_ros.contract.functions import reward_function
 from wm_ros.nodes.base import COMMAND_QOS, LATCHED_QOS, LOCKSTEP_QOS, OK, WARN
-from wm_ros.nodes.messages import command_message, time_message
+from wm_ros.nodes.messages import CommandForm, time_message
 from wm_ros.runtime.episode_tracker import PATIENCE
 
 TICKS = 10
@@ -89,7 +89,7 @@ class World(Peer):
         self.sensors.publish(message)
 
     def command(self, stamp: int) -> None:
-        self.commands.publish(command_message(self.contract, [force(stamp)], stamp, "test"))
+        self.commands.publish(CommandForm(self.contract).fill([force(stamp)], stamp, "test"))
 
     def heard(self, state: str, episode: int = 0) -> EpisodeState:
         """Waits for a state of an episode."""
