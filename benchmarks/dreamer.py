@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -52,14 +52,14 @@ class Sizes:
     """Policy steps."""
 
 
-def run(quick: bool) -> list[Result]:
+def run(quick: bool) -> Iterator[Result]:
     """Updates of V3 at two sizes, ours and the peer's in turns with every core, and the policy step of both with one."""
     sizes = Sizes(2, 200) if quick else Sizes(5, 2000)
     configs = {"1M": V3, "512 units": LARGE}
-    return [
-        *(update(sizes, f"DreamerV3 update, {name}", config, V3_FIT) for name, config in configs.items()),
-        *(policy_step(sizes, f"DreamerV3 policy step, {name}", config) for name, config in configs.items()),
-    ]
+    for name, config in configs.items():
+        yield update(sizes, f"DreamerV3 update, {name}", config, V3_FIT)
+    for name, config in configs.items():
+        yield policy_step(sizes, f"DreamerV3 policy step, {name}", config)
 
 
 def update(sizes: Sizes, name: str, config: DreamerConfig, fit: DreamerFitConfig) -> Result:

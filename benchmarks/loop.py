@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -80,15 +80,14 @@ class Latency:
     """Median of one inference, as measured when the controller was written."""
 
 
-def run(quick: bool, minutes: float | None = None) -> list[Result]:
-    """Every rate, driver and load, each beside an echo measured just before it.
+def run(quick: bool, minutes: float | None = None) -> Iterator[Result]:
+    """Every rate, driver and load, each beside an echo measured just before it; figures come as they are measured.
 
     Args:
         quick: 100 Hz on the machine as it is, three seconds each.
         minutes: of each run; 10 s where it is not given.
     """
     seconds = 3.0 if quick else 60.0 * minutes if minutes is not None else 10.0
-    results: list[Result] = []
     with own_domain(None, "bench loop") as domain, tempfile.TemporaryDirectory(prefix="wm_ros_bench_") as folder:
         environment = {**SINGLE_THREAD, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
         for rate in QUICK_RATES_HZ if quick else RATES_HZ:
@@ -97,11 +96,10 @@ def run(quick: bool, minutes: float | None = None) -> list[Result]:
                 echo = bench.echo("events", loaded)
                 settings = {"rate_hz": rate, "seconds": seconds, "load": "every processor busy" if loaded else "none"}
                 for driver in DRIVERS:
-                    results += _rows(f"{driver}, {rate:g} Hz{', busy' if loaded else ''}", bench.nodes(driver, loaded), echo, settings)
+                    yield from _rows(f"{driver}, {rate:g} Hz{', busy' if loaded else ''}", bench.nodes(driver, loaded), echo, settings)
                 if rate == 100.0 and not loaded:
                     default = bench.echo("single_threaded", loaded)
-                    results += _rows("echo with EventsExecutor.spin_once", echo, default, settings, "SingleThreadedExecutor.spin_once")
-    return results
+                    yield from _rows("echo with EventsExecutor.spin_once", echo, default, settings, "SingleThreadedExecutor.spin_once")
 
 
 def page(records: list[dict[str, Any]]) -> str:

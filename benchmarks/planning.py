@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -65,7 +65,7 @@ class Work:
         return 2e-9 * weights * peers.MEMBERS * peers.CANDIDATES * peers.HORIZON * self.plans
 
 
-def run(quick: bool) -> list[Result]:
+def run(quick: bool) -> Iterator[Result]:
     """Medians over repeats; ours and the peers take turns."""
     threads = min(2, os.cpu_count() or 1)
     contract, repeats = _robot(), 3 if quick else 15
@@ -85,7 +85,6 @@ def run(quick: bool) -> list[Result]:
     ]
     engines = _engines(threads)
     peaks = {name: _peak(make) for name, make in engines.items()}
-    results = []
     with tempfile.TemporaryDirectory() as folder:
         surroundings = {"as it comes": {}, "tuned": _tuned(Path(folder))}
         for work in works:
@@ -120,8 +119,7 @@ def run(quick: bool) -> list[Result]:
                     "threads": threads,
                     "repeats": repeats,
                 }
-                results += [Result(work.name, median(ours), ms, peer, "ms", False, settings) for peer, ms in theirs.items()]
-    return results
+                yield from (Result(work.name, median(ours), ms, peer, "ms", False, settings) for peer, ms in theirs.items())
 
 
 def _agent(planner: Any) -> PetsConfig:

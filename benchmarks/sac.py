@@ -9,7 +9,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -74,12 +74,16 @@ class Sizes:
     """Of that of MBPO, which does far more in each."""
 
 
-def run(quick: bool) -> list[Result]:
+def run(quick: bool) -> Iterator[Result]:
     """Updates per second with sampling, ours and the peer's in turns, on one thread and on two; then short trainings."""
     sizes = Sizes(100, 3, 3000, 1300) if quick else Sizes(500, 7, 10_000, 3000)
-    rows = [updates(sizes, threads) for threads in sorted({1, min(2, os.cpu_count() or 1)})]
-    mbpo = load_as("mbpo", MbpoAgentConfig)
-    return [*rows, best(rows), training(sizes.frames, SacAgentConfig()), training(sizes.mbpo_frames, mbpo)]
+    rows = []
+    for threads in sorted({1, min(2, os.cpu_count() or 1)}):
+        rows.append(updates(sizes, threads))
+        yield rows[-1]
+    yield best(rows)
+    yield training(sizes.frames, SacAgentConfig())
+    yield training(sizes.mbpo_frames, load_as("mbpo", MbpoAgentConfig))
 
 
 def best(rows: list[Result]) -> Result:

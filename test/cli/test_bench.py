@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -48,6 +49,24 @@ def test_all_benchmarks_write_a_table_each(registered: list[bool], tmp_path: Pat
     text = (tmp_path / "some.md").read_text()
     assert "| latency | 2 | 4 | ms | 2.00 | bare rclpy 9 | rate_hz 50 |" in text
     assert "latency" in capsys.readouterr().out
+
+
+def test_an_interrupted_benchmark_keeps_the_figures_that_it_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(quick: bool) -> Iterator[bench.Result]:
+        yield bench.Result("first", 2.0, 4.0, "other 1", "ms", higher_is_better=False)
+        raise KeyboardInterrupt
+
+    module = ModuleType("a_long_benchmark")
+    module.measure = measure  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "a_long_benchmark", module)
+    monkeypatch.setattr(bench, "BENCHMARKS", {"long": "a_long_benchmark:measure", "never": "a_long_benchmark:measure"})
+    assert main.run(["bench", "all", "--write", str(tmp_path), "--json"]) == 130
+    out, err = capsys.readouterr()
+    assert [record["name"] for record in json.loads(out)] == ["first"]
+    assert "bench long: first: 2 ms, peer 4, 2.00 times" in err and f"1 figures were measured, which are in {tmp_path}" in err
+    assert "| first | 2 | 4 | ms |" in (tmp_path / "long.md").read_text() and not (tmp_path / "never.md").exists()
 
 
 def test_every_registered_benchmark_can_be_loaded() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ BENCHMARKS: dict[str, str] = {
     "sac": "benchmarks.sac:run",
     "train": "benchmarks.train:run",
 }
-"""Name → `module:function`; the function takes `quick: bool` and returns a list of `Result`; `page` of the same module, where there is one,
-makes the published page of their records. Imported when it is run."""
+"""Name → `module:function`; the function takes `quick: bool` and gives `Result`s, one by one where they take long; `page` of the same
+module, where there is one, makes the published page of their records. Imported when it is run."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ class Result:
             return None
         return self.ours / self.peer if self.higher_is_better else self.peer / self.ours
 
+    def line(self) -> str:
+        """For people who wait."""
+        ratio = "" if self.ratio is None else f", {self.ratio:.2f} times"
+        return f"{self.name}: {self.ours:.4g} {self.unit}, peer {self.peer:.4g}{ratio}"
+
     def record(self) -> dict[str, Any]:
         """The published shape."""
         record = asdict(self)
@@ -62,7 +67,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure, side by side with a peer. `wm-ros bench list` names the benchmarks, `all` runs every one."""
+    """Measure, side by side with a peer. `wm-ros bench list` names the benchmarks, `all` runs every one.
+
+    Ctrl-C stops, and prints and writes what was measured until then.
+    """
 
     name: tyro.conf.Positional[str]
     """Benchmark to run, `all`, or `list`."""
@@ -85,17 +93,28 @@ class Bench:
             raise UserError("bench: --minutes is for loop, above 0 and without --quick: wm-ros bench loop --minutes 10")
         loaded = {name: _load(name) for name in names}
         options = {} if self.minutes is None else {"minutes": self.minutes}
-        results = {name: [result.record() for result in function(self.quick, **options)] for name, (function, _) in loaded.items()}
-        if self.write is not None:
-            self.write.mkdir(parents=True, exist_ok=True)
-            for name, records in results.items():
-                (self.write / f"{name}.md").write_text(f"# {name}\n\n{loaded[name][1](records)}\n", encoding="utf-8")
-        records = [record for group in results.values() for record in group]
-        print(json.dumps(records, indent=2) if self.json else table(records))
+        found: list[dict[str, Any]] = []
+        try:
+            for name, (function, page) in loaded.items():
+                records: list[dict[str, Any]] = []
+                try:
+                    for result in function(self.quick, **options):
+                        records.append(result.record())
+                        print(f"bench {name}: {result.line()}", file=sys.stderr, flush=True)
+                finally:
+                    found += records
+                    if self.write is not None and records:
+                        self.write.mkdir(parents=True, exist_ok=True)
+                        (self.write / f"{name}.md").write_text(f"# {name}\n\n{page(records)}\n", encoding="utf-8")
+        except KeyboardInterrupt:
+            where = "" if self.write is None else f", which are in {self.write}"
+            raise KeyboardInterrupt(f"{len(found)} figures were measured{where}") from None
+        finally:
+            print(json.dumps(found, indent=2) if self.json else table(found))
         return 0
 
 
-def _load(name: str) -> tuple[Callable[..., list[Result]], Callable[[list[dict[str, Any]]], str]]:
+def _load(name: str) -> tuple[Callable[..., Iterable[Result]], Callable[[list[dict[str, Any]]], str]]:
     """What measures, and what makes the page of its records."""
     if name not in BENCHMARKS:
         raise UserError(f"bench {name}: no such benchmark; there are: {', '.join(sorted(BENCHMARKS)) or 'none'}")
