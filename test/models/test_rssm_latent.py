@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
@@ -19,6 +21,13 @@ def test_a_class_is_drawn_as_often_as_its_probability_says() -> None:
     samples = latent.sample(raw.expand(len(noise), -1), noise.unsqueeze(-1))
     assert torch.equal(samples.sum(-1), torch.ones(len(noise))) and set(samples.unique().tolist()) == {0.0, 1.0}
     torch.testing.assert_close(samples.mean(0), torch.softmax(raw, 0), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("latent", "noise"), [(CategoricalLatent(3, 5, 0.01), torch.rand), (GaussianLatent(7), torch.randn)])
+def test_the_mean_is_that_of_many_samples(latent: CategoricalLatent | GaussianLatent, noise: Callable[..., torch.Tensor]) -> None:
+    raw = torch.randn(latent.parameters, generator=GENERATOR)
+    samples = latent.sample(raw.expand(40_000, -1), noise((40_000, latent.noise), generator=GENERATOR))
+    torch.testing.assert_close(latent.mean(raw), samples.mean(0), atol=0.02, rtol=0)
 
 
 def test_the_largest_noise_draws_the_last_class_of_any_distribution() -> None:

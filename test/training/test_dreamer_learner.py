@@ -15,7 +15,7 @@ from small_sac import arm
 from wm_ros.agents.dreamer import V1, V2, V3, DreamerController
 from wm_ros.contract.errors import UserError
 from wm_ros.data.sequence_buffer import SequenceBuffer
-from wm_ros.models.rssm import State
+from wm_ros.models.rssm import Observed, State
 from wm_ros.training.dreamer_learner import V1_FIT, DreamerFitConfig, DreamerLearner, replay_returns, replayed
 
 
@@ -203,9 +203,24 @@ def test_disagreement_is_rewarded_in_imagination_and_the_world_model_learns_as_w
 def test_recorded_rows_are_rewarded_for_disagreement_too_but_not_those_that_nothing_led_to() -> None:
     curious, data = exploring(2.0), batch().each(lambda column: column.transpose(0, 1))
     state = State(torch.randn(8, 4, 24), torch.rand(8, 4, 20))
-    loss, bonus = curious._predicted(state, curious.networks.to_half_ranges(data.action), data.first)
+    seen = Observed(state, posterior=torch.randn(8, 4, 20), prior=torch.randn(8, 4, 20))
+    loss, bonus = curious._predicted(seen, curious.networks.to_half_ranges(data.action), data.first)
     assert loss > 0 and bonus.shape == (8, 4) and not bonus[0].any()
     assert torch.equal(bonus[1:] > 0, ~data.first[1:])
+
+
+def test_predictors_are_fitted_to_the_means_of_latents_and_not_to_the_draws() -> None:
+    curious, data = exploring(2.0), batch().each(lambda column: column.transpose(0, 1))
+    action, posterior = curious.networks.to_half_ranges(data.action), torch.randn(8, 4, 20)
+    deter, before = torch.randn(8, 4, 24), torch.rand(8, 4, 20)
+    mean, losses = curious.networks.world.rssm.latent.mean(posterior[1:]), []
+    for last_draw in (torch.zeros(1, 4, 20), torch.ones(1, 4, 20)):
+        state = State(deter, torch.cat([before[:-1], last_draw]))
+        losses.append(curious._predicted(Observed(state, posterior, posterior), action, data.first)[0])
+    feature = torch.cat([deter, before], -1)[:-1]
+    expected = curious.networks.predictors.loss(feature, action[1:].clamp(-1.0, 1.0), mean)
+    assert torch.equal(*losses)
+    torch.testing.assert_close(losses[0], ((~data.first[1:]) * expected).mean())
 
 
 def test_predictors_learn_and_go_on_bit_for_bit() -> None:

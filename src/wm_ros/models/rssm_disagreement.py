@@ -37,7 +37,7 @@ class Predictors(nn.Module):
         Args:
             feature: [..., F], of the states before; no gradient goes into them.
             action: [..., A], taken there, in half ranges.
-            following: [..., S], the latents behind.
+            following: [..., S], the means of the latents behind.
         """
         return 0.5 * (self(feature.detach(), action) - following.detach()).square().sum(-1).sum(0)
 

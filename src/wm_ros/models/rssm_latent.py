@@ -43,6 +43,10 @@ class CategoricalLatent:
             chosen = chosen + (probability - probability.detach())  # algorithm 1 of DreamerV2
         return chosen.flatten(-2)
 
+    def mean(self, raw: Tensor) -> Tensor:
+        """What samples are in the mean: probabilities `[..., G C]`."""
+        return self.probabilities(raw).flatten(-2)
+
     def divergences(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         """KL(posterior || prior) in nats `[...]`, summed over the groups, from logits `[..., G C]`.
 
@@ -108,6 +112,10 @@ class GaussianLatent:
         """Network outputs `[..., 2G]` → means and standard deviations `[..., G]`."""
         mean, spread = raw.chunk(2, dim=-1)
         return mean, nn.functional.softplus(spread) + MIN_STD
+
+    def mean(self, raw: Tensor) -> Tensor:
+        """What samples are in the mean `[..., G]`."""
+        return self.moments(raw)[0]
 
     def sample(self, raw: Tensor, noise: Tensor) -> Tensor:
         """Mean plus deviation times the noise `[..., G]`."""

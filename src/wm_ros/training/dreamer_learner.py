@@ -17,7 +17,7 @@ from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.data.sequence_buffer import SequenceBuffer, Stretches
 from wm_ros.models.products import fast_products
-from wm_ros.models.rssm import State
+from wm_ros.models.rssm import Observed, State
 from wm_ros.models.rssm_world import WorldLosses
 from wm_ros.training.flat_optimizer import FlatOptimizer, OptimizerConfig, flatten
 from wm_ros.training.parts import below
@@ -289,7 +289,7 @@ class DreamerLearner:
             imagined = imagine(networks, reached, noise.prior, noise.action, through_dynamics=self.fit.reinforce < 1.0)
             recorded_last = data.each(lambda column: column[last])
             if networks.predictors is not None:
-                surprise, bonus = self._predicted(seen.state, action, data.first)
+                surprise, bonus = self._predicted(seen, action, data.first)
                 recorded_last = replace(recorded_last, reward=recorded_last.reward + bonus[last])
             actor, critic, returns, range_ = self._behavior(imagined, seen.state.feature[last], recorded_last)
             gradients = self._gradients(["actor"], actor) | self._gradients(["world", "critic"], world.total + critic)
@@ -331,18 +331,20 @@ class DreamerLearner:
         one = self.packed(self.networks.world.rssm.start())
         return {name: (part.shape, part.dtype) for name, part in one.items()}
 
-    def _predicted(self, state: State, action: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    def _predicted(self, seen: Observed, action: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         """The predictors' loss `[]` along the data, and the reward `[L, B]` for their disagreement about each row.
 
         Args:
-            state: [L, B, ...].
+            seen: [L, B, ...].
             action: [L, B, A], in half ranges, that led to each row.
             first: [L, B] bool, rows that nothing leads to.
         """
         assert self.networks.predictors is not None
-        before, led = state.feature[:-1].detach(), action[1:].clamp(-1.0, 1.0)
+        before, led = seen.state.feature[:-1].detach(), action[1:].clamp(-1.0, 1.0)
+        # The posterior's mean: fitted to its samples, predictors go on disagreeing about the draws, everywhere.
+        reached = self.networks.world.rssm.latent.mean(seen.posterior[1:])
         follows = (~first[1:]).to(led.dtype)
-        loss = (follows * self.networks.predictors.loss(before, led, state.stoch[1:])).mean()
+        loss = (follows * self.networks.predictors.loss(before, led, reached)).mean()
         with torch.no_grad():
             bonus = self.config.explore * follows * self.networks.predictors.disagreement(before, led)
         return loss, torch.cat([torch.zeros_like(bonus[:1]), bonus])
