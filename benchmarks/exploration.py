@@ -14,18 +14,20 @@ import torch
 import tyro
 
 from wm_ros.contract import resources, schema
+from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.export.controller import versions
 from wm_ros.sim import world
 from wm_ros.sim.fleet import Fleet
-from wm_ros.training.config import MbpoAgentConfig, load_as
+from wm_ros.training import simulated_kinds
+from wm_ros.training.config import DreamerAgentConfig, MbpoAgentConfig, SacAgentConfig, load_policy_or_dreamer
 from wm_ros.training.simulated import SimulatedPlan
-from wm_ros.training.simulated_mbpo import MbpoTraining
 
+Agent = MbpoAgentConfig | DreamerAgentConfig
 NAME = "exploration"
 WAYS = {
-    "disagreement": "MBPO, the members' spread added to the reward",
-    "no bonus": "the same MBPO without it: its policy's own Gaussian noise, held up by the entropy term",
+    "disagreement": "{agent}, disagreement added to the reward",
+    "no bonus": "the same {agent} without it: its policy's own Gaussian noise, held up by the entropy term",
     "gaussian": "Gaussian noise around no torque, half the range wide, nothing learned",
     "random": "uniform random actions, nothing learned",
 }
@@ -36,11 +38,11 @@ class Options:
     """Runs every way for every seed, and writes CSV, picture and page after each."""
 
     out: Path = Path("docs/results")
-    """Folder of `exploration.csv`, `.json`, `.png` and `.md`; what stands there with the same settings is not run again."""
+    """Folder of `exploration_AGENT.csv`, `.json`, `.png` and `.md`; what stands there with the same settings is not run again."""
     contract: str = "pendulum_sparse"
     """Task: a contract file, or the name of one."""
     agent: str = "explore"
-    """Settings of the disagreement: an MBPO file, or the name of one."""
+    """Settings with a weight for disagreement: a file of MBPO or Dreamer, or the name of one; explore and plan2explore are such."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of start states, weights and draws."""
     episodes: int = 8
@@ -57,7 +59,7 @@ class Row:
     total_reward: float
 
 
-def explored(way: str, contract: Contract, agent: MbpoAgentConfig, seed: int, episodes: int, beside: str) -> Iterator[Row]:
+def explored(way: str, contract: Contract, agent: Agent, seed: int, episodes: int, beside: str) -> Iterator[Row]:
     """The episodes of one run, as they end."""
     if way in ("disagreement", "no bonus"):
         yield from _learning(way, contract, agent, seed, episodes, beside)
@@ -76,22 +78,36 @@ def explored(way: str, contract: Contract, agent: MbpoAgentConfig, seed: int, ep
             yield Row(way, seed, done, ended.total_reward)
 
 
-def _learning(way: str, contract: Contract, agent: MbpoAgentConfig, seed: int, episodes: int, beside: str) -> Iterator[Row]:
+def _learning(way: str, contract: Contract, agent: Agent, seed: int, episodes: int, beside: str) -> Iterator[Row]:
     if way == "no bonus":
-        agent = replace(agent, mbpo=replace(agent.mbpo, exploration=0.0))
+        agent = without_bonus(agent)
     with tempfile.TemporaryDirectory() as folder:
         frames = episodes * contract.episode_ticks * world.make(contract, Path(beside)).frames_per_tick
         plan = SimulatedPlan(contract.canonical_json(), agent, frames, frames, versions(), seed, beside=beside)
-        training = MbpoTraining(plan, Path(folder))
+        training = simulated_kinds.begin(plan, Path(folder))
         while not training.finished:
             for row in training.step():
                 yield Row(way, seed, row.episode, row.total_reward)
 
 
+def without_bonus(agent: Agent) -> Agent:
+    """The same settings, but for the weight of disagreement."""
+    if isinstance(agent, MbpoAgentConfig):
+        return replace(agent, mbpo=replace(agent.mbpo, exploration=0.0))
+    return replace(agent, dreamer=replace(agent.dreamer, explore=0.0))
+
+
 def run(options: Options) -> None:
-    """Runs what is not there yet."""
+    """Runs what is not there yet.
+
+    Raises:
+        UserError: the agent has no weight for disagreement.
+    """
     torch.set_num_threads(1)
-    contract, agent = schema.load(options.contract), load_as(options.agent, MbpoAgentConfig)
+    contract, agent = schema.load(options.contract), load_policy_or_dreamer(options.agent)
+    if isinstance(agent, SacAgentConfig) or agent == without_bonus(agent):
+        raise UserError(f"{options.agent}: mbpo.exploration or dreamer.explore must be above 0: what is it that explores here?")
+    name = f"{NAME}_{kind_of(agent).lower()}"
     beside = str(resources.find("config/contracts", options.contract, ".yaml").parent)
     settings = {
         "contract": contract.name,
@@ -102,7 +118,7 @@ def run(options: Options) -> None:
         "versions": versions(),
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    table, noted = (options.out / f"{NAME}{suffix}" for suffix in (".csv", ".json"))
+    table, noted = (options.out / f"{name}{suffix}" for suffix in (".csv", ".json"))
     settings = json.loads(json.dumps(settings))
     rows = _read(table) if noted.exists() and json.loads(noted.read_text(encoding="utf-8")) == settings else []
     for seed in options.seeds:
@@ -114,8 +130,8 @@ def run(options: Options) -> None:
                 rows.append(row)
             _write(rows, table)
             noted.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    _draw(rows, options.out / f"{NAME}.png")
-    (options.out / f"{NAME}.md").write_text(page(rows, contract, options), encoding="utf-8")
+    _draw(rows, options.out / f"{name}.png")
+    (options.out / f"{name}.md").write_text(page(rows, contract, options, agent), encoding="utf-8")
 
 
 def found(rows: list[Row], way: str, seed: int) -> tuple[int, float]:
@@ -124,13 +140,20 @@ def found(rows: list[Row], way: str, seed: int) -> tuple[int, float]:
     return next((row.episode for row in own if row.total_reward > 0), 0), sum(row.total_reward for row in own)
 
 
-def page(rows: list[Row], contract: Contract, options: Options) -> str:
+def kind_of(agent: Agent) -> str:
+    """For people and names of files."""
+    return "MBPO" if isinstance(agent, MbpoAgentConfig) else "Dreamer"
+
+
+def page(rows: list[Row], contract: Contract, options: Options, agent: Agent) -> str:
     """The evidence as Markdown."""
+    kind = kind_of(agent)
+    name = f"{NAME}_{kind.lower()}"
     seeds = sorted({row.seed for row in rows})
     text = [
-        f"# Exploration by disagreement: {contract.name}",
+        f"# Exploration by disagreement: {kind} on {contract.name}",
         "",
-        f"`python -m benchmarks.exploration --seeds {' '.join(map(str, seeds))} --episodes {options.episodes}`",
+        f"`python -m benchmarks.exploration --agent {options.agent} --seeds {' '.join(map(str, seeds))} --episodes {options.episodes}`",
         "",
         f"The pendulum begins hanging and is rewarded only within 8° of upright. {options.episodes} training episodes of "
         f"{contract.episode_ticks} ticks for each run, {len(seeds)} seeds. The reward below is the task's own, collected while learning, "
@@ -146,10 +169,10 @@ def page(rows: list[Row], contract: Contract, options: Options) -> str:
             first, total = found(rows, way, seed)
             cells.append(f"first reward in episode {first}, {total:.0f} in all" if first else "never")
         text.append(f"| {way} | {' | '.join(cells)} |")
-    text += ["", *(f"- **{way}**: {what}." for way, what in WAYS.items()), ""]
-    text += [f"![Reward of each training episode]({NAME}.png)", ""]
+    text += ["", *(f"- **{way}**: {what.format(agent=kind)}." for way, what in WAYS.items()), ""]
+    text += [f"![Reward of each training episode]({name}.png)", ""]
     made = ", ".join(f"{package} {version}" for package, version in versions().items())
-    return "\n".join([*text, f"{made}. Rows: [{NAME}.csv]({NAME}.csv); settings: [{NAME}.json]({NAME}.json).", ""])
+    return "\n".join([*text, f"{made}. Rows: [{name}.csv]({name}.csv); settings: [{name}.json]({name}.json).", ""])
 
 
 def _draw(rows: list[Row], path: Path) -> None:

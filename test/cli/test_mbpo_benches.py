@@ -14,6 +14,7 @@ import yaml
 from one_thread import one_thread  # noqa: F401
 
 from wm_ros.contract import resources
+from wm_ros.contract.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 AGENT = """
@@ -21,6 +22,10 @@ mbpo: {exploration: 1.0, rollouts: 4, model_every: 20, ensemble: {members: 3, el
 sac: {layers: 2, width: 24}
 fit: {batch: 32, warm_up: 40, updates_per_step: 1.0}
 model_fit: {steps: 20, batch: 16, check_every: 20}
+"""
+DREAMER = """
+dreamer: {explore: 1.0, rssm: {deter: 16, hidden: 16, groups: 4, classes: 4, blocks: 2}, world: {units: 16}, units: 16}
+fit: {batch: 2, length: 8, imagine_last: 2, horizon: 3, train_ratio: 16, warm_up: 40}
 """
 
 
@@ -50,11 +55,11 @@ def test_every_way_explores_for_every_seed_once_and_repeats_itself(
     exploration = bench("exploration", monkeypatch)
     options = exploration.Options(out=tmp_path / "out", contract=task[0], agent=task[1], seeds=(0, 1), episodes=2)
     exploration.run(options)
-    found = rows(tmp_path / "out" / "exploration.csv")
+    found = rows(tmp_path / "out" / "exploration_mbpo.csv")
     assert [(r["way"], r["seed"], r["episode"]) for r in found] == [
         (way, seed, episode) for seed in "01" for way in exploration.WAYS for episode in "12"
     ]
-    page = (tmp_path / "out" / "exploration.md").read_text()
+    page = (tmp_path / "out" / "exploration_mbpo.md").read_text()
     assert "| disagreement | never | never |" in page and "--seeds 0 1 --episodes 2" in page
 
     def refuse(*given: Any) -> Any:
@@ -65,7 +70,22 @@ def test_every_way_explores_for_every_seed_once_and_repeats_itself(
         exploration.run(options)
     again = replace(options, out=tmp_path / "again")
     exploration.run(again)
-    assert (tmp_path / "again" / "exploration.csv").read_bytes() == (tmp_path / "out" / "exploration.csv").read_bytes()
+    assert (tmp_path / "again" / "exploration_mbpo.csv").read_bytes() == (tmp_path / "out" / "exploration_mbpo.csv").read_bytes()
+
+
+def test_dreamer_explores_on_a_page_of_its_own_and_an_agent_that_does_not_explore_is_refused(
+    task: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exploration = bench("exploration", monkeypatch)
+    options = exploration.Options(out=tmp_path / "out", contract=task[0], agent=task[1], seeds=(0,), episodes=2)
+    Path(task[1]).write_text(DREAMER)
+    exploration.run(options)
+    assert len(rows(tmp_path / "out" / "exploration_dreamer.csv")) == 2 * len(exploration.WAYS)
+    assert "the same Dreamer without it" in (tmp_path / "out" / "exploration_dreamer.md").read_text()
+    for settings in ("sac: {}", AGENT.replace("exploration: 1.0", "exploration: 0.0"), DREAMER.replace("explore: 1.0", "explore: 0.0")):
+        Path(task[1]).write_text(settings)
+        with pytest.raises(UserError, match="must be above 0"):
+            exploration.run(options)
 
 
 def test_the_reward_is_found_in_the_episode_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
