@@ -102,7 +102,7 @@ def run(options: Options) -> None:
         contract = schema.load(options.contract)
         beside = str(resources.find("config/contracts", options.contract, ".yaml").parent)
     agent = load_as(options.agent, MbpoAgentConfig)
-    name = f"mbpo_{options.study}_{contract.name.removeprefix('dm_control_')}"
+    name = f"mbpo_{options.study}_{contract.name}"
     options.out.mkdir(parents=True, exist_ok=True)
     table, noted = (options.out / f"{name}{suffix}" for suffix in (".csv", ".json"))
     asked = {"contract_hash": contract.hash, "frames": options.frames, "evaluations": options.evaluations}

@@ -36,7 +36,7 @@ class Curve:
         if not self.runs:
             raise UserError("runs: missing: give the folders of finished trainings")
         runs = [read(folder) for folder in self.runs]
-        name = self.name or f"{runs[0][0]['contract'].removeprefix('dm_control_')}_{runs[0][0]['agent']}"
+        name = self.name or f"{runs[0][0]['contract']}_{runs[0][0]['agent']}"
         for path in write_curve(runs, name, self.results, self.command, bar=self.bar, timed=self.timed, note=self.note):
             print(f"written    {path}")
         return 0
