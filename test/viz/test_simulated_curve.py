@@ -25,7 +25,7 @@ def training(folder: Path, seed: int, last: float, **changed: Any) -> Path:
 
 def test_the_page_has_every_seed_their_mean_and_what_was_published(tmp_path: Path) -> None:
     runs = [read(training(tmp_path / str(seed), seed, 700.0 + 100 * seed)) for seed in range(2)]
-    paths = write_curve(runs, "cartpole_swingup_sac", tmp_path / "results", "wm-ros train --seed SEED")
+    paths = write_curve(runs, "dm_control_cartpole_swingup_sac", tmp_path / "results", "wm-ros train --seed SEED")
     assert [p.suffix for p in paths] == [".csv", ".json", ".png", ".md"] and all(p.is_file() for p in paths)
     page = paths[3].read_text()
     assert "| 0 | 100000 | 49000 | 700 | 700 | 200 | 245 |" in page and "each: **750**" in page
@@ -55,6 +55,6 @@ def test_runs_that_are_no_one_curve_are_refused(seed: int, changed: dict[str, An
 
 def test_the_command_names_a_folder_that_holds_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["curve", str(training(tmp_path / "a", 0, 1.0)), "--command", "x", "--results", str(tmp_path / "out")]) == 0
-    assert (tmp_path / "out" / "cartpole_swingup_sac.md").is_file()
+    assert (tmp_path / "out" / "dm_control_cartpole_swingup_sac.md").is_file()
     assert run(["curve", str(tmp_path), "--command", "x"]) == 2
     assert f"{tmp_path}: no finished training" in capsys.readouterr().err
