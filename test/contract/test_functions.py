@@ -61,6 +61,32 @@ def test_the_scale_multiplies_the_reward() -> None:
     assert reward_function(contract(scale=3.0))(*step) == pytest.approx(3.0 * reward_function(contract(scale=1.0))(*step))
 
 
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({}, "has no limits"),
+        ({"slider.position": 1.0}, "does not end in .low or .high"),
+        ({"slider.positoin.low": 1.0}, r"no column 'slider.positoin'; there are .*slider.position"),
+    ],
+)
+def test_limits_of_a_termination_that_do_not_fit_are_explained(parameters: dict[str, float], words: str) -> None:
+    with pytest.raises(UserError, match=rf"termination: wm_ros.contract.rewards:outside: .*{words}.*correct its parameters"):
+        termination_function(ending(parameters))
+
+
+def test_an_episode_terminates_where_any_column_reaches_its_limit() -> None:
+    ended = termination_function(ending({"slider.position.low": -1.0, "slider.position.high": 1.5, "slider.velocity.high": 2.0}))
+    assert ended is not None
+    position, velocity = np.array([0.0, -1.0, -0.99, 1.5, 0.0, np.nan]), np.array([0.0, 0.0, 0.0, 0.0, 2.1, 0.0])
+    after = np.stack([position, 0 * position, 0 * position, velocity, 0 * position], axis=-1)
+    np.testing.assert_array_equal(ended(after, after[:, :1], after), [False, True, False, True, True, False])
+
+
+def ending(parameters: dict[str, float]) -> schema.Contract:
+    data = yaml.safe_load((share_directory() / "config/contracts/cartpole_swingup.yaml").read_text())
+    return schema.parse({**data, "termination": {"function": "wm_ros.contract.rewards:outside", "parameters": parameters}}, "test")
+
+
 def test_a_contract_without_termination_has_none() -> None:
     assert termination_function(contract()) is None
 

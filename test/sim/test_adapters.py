@@ -10,7 +10,7 @@ import yaml
 
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
-from wm_ros.contract.functions import reward_function
+from wm_ros.contract.functions import reward_function, termination_function
 from wm_ros.sim import adapters, world
 from wm_ros.sim.episode import drive
 from wm_ros.sim.fleet import Fleet
@@ -110,8 +110,27 @@ def test_an_environment_restored_goes_on_bit_for_bit() -> None:
         assert ours.reward == theirs.reward
 
 
-def test_to_models_the_environments_reward_and_end_are_learned() -> None:
-    contract = adapters.contract_of(HOPPER)
+@pytest.mark.parametrize("task", ["Hopper-v5", "Walker2d-v5", "Ant-v5"])
+def test_models_know_where_a_walker_has_fallen_as_the_environment_does(task: str) -> None:
+    contract = adapters.contract_of(f"gymnasium/{task}")
+    fallen = termination_function(contract)
+    assert fallen is not None
+    robot, random, ends = world.make(contract), np.random.default_rng(0), 0
+    low, high = (np.array([getattr(j, side) for j in contract.action.joints]) for side in ("low", "high"))
+    for k in range(20):
+        before = robot.reset(np.random.SeedSequence([0, k]))
+        for _ in range(300):
+            action = random.uniform(low, high).astype(np.float32)
+            tick = robot.step(action)
+            assert bool(fallen(before, action, tick.observation)) == tick.terminated
+            ends, before = ends + tick.terminated, tick.observation
+            if tick.terminated:
+                break
+    assert ends > 3
+
+
+def test_to_models_the_environments_reward_and_an_end_that_has_no_range_are_learned() -> None:
+    contract = adapters.contract_of("gymnasium/InvertedPendulum-v5")
     assert contract.reward.learned and contract.termination is not None and contract.termination.learned
     with pytest.raises(UserError, match="reward: it is learned"):
         reward_function(contract)

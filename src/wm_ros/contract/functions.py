@@ -8,6 +8,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from wm_ros.contract.columns import Columns
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract, Function
@@ -52,6 +54,13 @@ def _over_arrays(contract: Contract, reference: Function, field: str) -> ArrayFu
             **reference.parameters,
         )
 
+    nothing = np.zeros(len(observations), np.float32)
+    try:
+        with np.errstate(all="ignore"):
+            call(nothing, np.zeros(len(actions), np.float32), nothing)
+    except (KeyError, ValueError, TypeError) as error:
+        reason = error.args[0] if error.args else error
+        raise UserError(f"contract: {field}: {reference.function}: {reason}: correct its parameters") from None
     return call
 
 

@@ -98,3 +98,25 @@ def cheetah_run(observation: Columns, action: Columns, next_observation: Columns
     stays within a few centimetres.
     """
     return above_tolerance(next_observation["rootx.velocity"], speed, speed)
+
+
+def outside(observation: Columns, action: Columns, next_observation: Columns, **limits: float) -> Any:
+    """Termination: whether any column has left its range. `{"torso.tilt.low": -0.2, "torso.tilt.high": 0.2, "torso.height.low": 0.7}`.
+
+    A column at its limit has left. One that is NaN has not: nothing that is computed from it could be trusted.
+
+    Raises:
+        ValueError: no limits, or a name that does not end in `.low` or `.high`.
+        KeyError: there is no such column.
+    """
+    if not limits:
+        raise ValueError("outside has no limits: give parameters such as {torso.height.low: 0.7}")
+    left: Any = None
+    for name, limit in limits.items():
+        column, _, side = name.rpartition(".")
+        if side not in ("low", "high"):
+            raise ValueError(f"{name!r} does not end in .low or .high")
+        value = next_observation[column]
+        beyond = value <= limit if side == "low" else value >= limit
+        left = beyond if left is None else left | beyond
+    return left

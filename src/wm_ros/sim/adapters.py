@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 
 from wm_ros.contract import schema
 from wm_ros.contract.errors import UserError
+from wm_ros.contract.rewards import outside
 from wm_ros.contract.schema import ENVIRONMENT, Contract
 from wm_ros.sim.world import Tick
 
+OUTSIDE = f"{outside.__module__}:{outside.__name__}"
+"""As a contract names it."""
 REPEAT = {"dm_control": 2, "gymnasium": 1}
 """Environment steps per control tick, as published results of model-free learning have it."""
 
@@ -43,7 +46,8 @@ class Backend(Protocol):
     """Seconds of one step."""
     frames: float
     """Steps of an episode; infinite where the environment sets no limit."""
-    terminates: bool
+    termination: dict[str, Any] | None
+    """As it stands in a contract; None where it never terminates."""
 
     def reset(self, seed: int) -> NDArray[np.float32]:
         """A new episode; the first observation [O]."""
@@ -100,7 +104,7 @@ def contract_of(name: str, repeat: int | None = None) -> Contract:
                 ],
             },
             "reward": function,
-            "termination": {"function": ENVIRONMENT} if backend.terminates else None,
+            "termination": backend.termination,
             "episode": {"duration_s": backend.frames * backend.frame_s},
             "safety": {
                 "hold": "zero" if zero_inside else dict(zip(backend.joints, ((backend.low + backend.high) / 2).tolist(), strict=True)),
@@ -182,7 +186,8 @@ class DmControl:
         self.frame_s = float(self._environment.control_timestep())
         self.frames = float(self._environment._step_limit)
         base = importlib.import_module("dm_control.rl.control").Task
-        self.terminates = type(self._environment.task).get_termination is not base.get_termination
+        terminates = type(self._environment.task).get_termination is not base.get_termination
+        self.termination: dict[str, Any] | None = {"function": ENVIRONMENT} if terminates else None
 
     def reset(self, seed: int) -> NDArray[np.float32]:
         """See `Backend.reset`."""
@@ -234,7 +239,8 @@ class Gymnasium:
         self.frame_s = float(getattr(core, "dt", 1.0 / (self._environment.metadata.get("render_fps") or 50)))
         limit = self._environment.spec.max_episode_steps
         self.frames = math.inf if limit is None else float(limit)
-        self.terminates = True
+        limits = _limits(core, self.columns)
+        self.termination: dict[str, Any] | None = {"function": OUTSIDE, "parameters": limits} if limits else {"function": ENVIRONMENT}
 
     def reset(self, seed: int) -> NDArray[np.float32]:
         """See `Backend.reset`."""
@@ -284,6 +290,23 @@ def _actuators(environment: Any, count: int) -> list[str]:
     if model is None or getattr(model, "nu", None) != count:
         return [""] * count
     return [model.actuator(i).name or model.joint(int(model.actuator_trnid[i, 0])).name for i in range(count)]
+
+
+def _limits(environment: Any, columns: list[str]) -> dict[str, float]:
+    """Heights and pitches at which one of MuJoCo's walkers has fallen, for `rewards.outside`; empty for other environments.
+
+    Those that end an episode so see height and pitch first, as long as they do not see where they are. Hopper's range of ±100 for the
+    rest is left out: its velocities are clipped to ±10 before anybody sees them.
+    """
+    if not getattr(environment, "_terminate_when_unhealthy", False) or not environment._exclude_current_positions_from_observation:
+        return {}
+    ranges = [getattr(environment, f"_healthy_{what}_range", (-math.inf, math.inf)) for what in ("z", "angle")]
+    sides = {
+        f"{column}.{side}": float(limit)
+        for column, limits in zip(columns, ranges, strict=False)
+        for side, limit in zip(("low", "high"), limits, strict=True)
+    }
+    return {name: limit for name, limit in sides.items() if math.isfinite(limit)}
 
 
 def _joints(names: list[str]) -> list[str]:
