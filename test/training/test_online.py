@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cartpole_bags
+import numpy as np
 import pytest
 import small_dreamer
 import small_mbpo
@@ -117,6 +119,37 @@ def test_a_learner_that_was_killed_goes_on_bit_for_bit_with_the_buffer_filled_fr
     second.train()
     assert equal(weights(second), weights(whole)) and not equal(weights(second), weights(first))
     assert second.version == whole.version
+
+
+def test_stretches_of_new_episodes_begin_where_the_model_was_and_at_zero_again_once_a_bag_is_gone(
+    tmp_path: Path, bags: list[Path]
+) -> None:
+    def states(of: Any) -> Any:
+        return of.buffer.memories()["remembered.deter"][0]
+
+    agent = AGENTS["dreamer"]
+    assert agent.fit.stored_states
+    ours: Any = learner(tmp_path / "ours", agent)
+    ours.explore()
+    gone = shutil.copytree(bags[0], tmp_path / "gone")
+    read(ours, gone)
+    generator = ours._generator.get_state()
+    read(ours, bags[1])
+    rows = states(ours)
+    assert rows.shape[0] == 2 * TICKS + 3 and rows[1:].any(axis=1).sum() >= 2 * TICKS + 1  # an episode's first may be zero
+    (episode,) = read_episodes(bags[1], CONTRACT)
+    followed = ours.learner.followed(episode, torch.Generator().set_state(generator)).deter
+    np.testing.assert_array_equal(rows[TICKS + 1 :], followed.to(torch.float16).numpy())
+    ours.train()
+
+    again: Any = learner(tmp_path / "ours", agent)
+    assert again.resume(pytest.fail) is not None
+    np.testing.assert_array_equal(states(again), states(ours))
+    shutil.rmtree(gone)
+    told: list[str] = []
+    lacking: Any = learner(tmp_path / "ours", agent)
+    assert lacking.resume(told.append) is not None and len(told) == 1
+    assert states(lacking).shape[0] == TICKS + 2 and not states(lacking).any()
 
 
 def test_a_stop_in_the_middle_of_a_training_keeps_count_of_what_is_still_owed(tmp_path: Path, bags: list[Path]) -> None:

@@ -109,8 +109,9 @@ class SequenceBuffer:
         """The action [A] led to this reward, observation [O] and images [H, W, C]."""
         self._put(world, images, observation=observation, action=action, reward=reward, terminated=terminated, first=False)
 
-    def take(self, world: int, episode: Episode) -> None:
-        """A whole episode of this world."""
+    def take(self, world: int, episode: Episode) -> NDArray[np.intp]:
+        """A whole episode of this world; the places [T+1] of its rows, as `remember` takes them."""
+        begun = int(self._added[world])
         names = [name.removeprefix(_IMAGES) for name in self._columns if name.startswith(_IMAGES)]
 
         def seen(t: int) -> dict[str, NDArray[np.uint8]]:
@@ -120,6 +121,7 @@ class SequenceBuffer:
         for t in range(len(episode)):
             reward, terminated = float(episode.reward[t]), bool(episode.terminated[t])
             self.add(world, episode.action[t], reward, episode.observation[t + 1], terminated, seen(t + 1))
+        return np.arange(begun, int(self._added[world]), dtype=np.intp) % self.capacity
 
     def _put(self, world: int, images: Mapping[str, NDArray[np.uint8]], **row: Any) -> None:
         row |= {_IMAGES + name: frame for name, frame in images.items()}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from wm_ros.agents.dreamer import Critic, DreamerConfig, DreamerNetworks, Imagination, entropy, imagine, lambda_returns, log_density
 from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
+from wm_ros.data.episode import Episode
 from wm_ros.data.sequence_buffer import SequenceBuffer, Stretches
 from wm_ros.models.products import fast_products
 from wm_ros.models.rssm import Observed, State
@@ -319,6 +320,18 @@ class DreamerLearner:
         if not batch.before:
             return rssm.start(batch.observation.shape[0])
         return State(batch.before["deter"].to(torch.float32), rssm.latent.unpacked(batch.before["stoch"]))
+
+    @torch.no_grad()
+    def followed(self, episode: Episode, generator: torch.Generator) -> State:
+        """Where the model is with each of the episode's T+1 observations, `[T+1, ...]`, by draws of the generator."""
+        world, rows = self.networks.world, len(episode) + 1
+        action = self.networks.to_half_ranges(torch.from_numpy(episode.action))
+        led = torch.cat([action.new_zeros(1, action.shape[1]), action]).unsqueeze(1)
+        images = {name: torch.from_numpy(np.ascontiguousarray(episode.images[name][:])).unsqueeze(1) for name in world.images}
+        embedded = world.embed(torch.from_numpy(episode.observation).unsqueeze(1), images)
+        first = torch.arange(rows).unsqueeze(1) == 0
+        seen = world.rssm.observe(world.rssm.start(1), led, embedded, first, world.rssm.latent.draw((rows, 1), generator)).state
+        return State(seen.deter[:, 0], seen.stoch[:, 0])
 
     def packed(self, state: State) -> dict[str, NDArray[Any]]:
         """States `[..., ...]` as they are kept in the replay: name → array [..., ...]."""

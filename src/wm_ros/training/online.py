@@ -203,6 +203,9 @@ class OnlineTraining(ABC):
     def _take_back(self, below: Callable[[str], dict[str, torch.Tensor]]) -> None:
         """Restores from the parts."""
 
+    def _refilled(self, whole: bool) -> None:  # noqa: B027  (few keep anything beside the rows)
+        """The buffer was filled from the bags of the checkpoint; not whole where one of them is gone."""
+
     def _notes(self) -> dict[str, Any]:
         """More for `metrics.json`."""
         return {}
@@ -257,6 +260,7 @@ class OnlineTraining(ABC):
             warn(str(error).splitlines()[0])
             return None
         self._rng.bit_generator.state = json.loads(plan.rng)
+        whole = True
         for bag in plan.bags:
             # Also one that is gone or has changed: the policy has learned from it, and must not do so twice.
             self.bags.append(bag)
@@ -267,6 +271,8 @@ class OnlineTraining(ABC):
                     self._keep(episode, new=False)
             except (UserError, OSError) as error:
                 warn(str(error).splitlines()[0])
+                whole = False
+        self._refilled(whole)
         self.updates, self.owed, self.episodes = plan.updates, plan.owed, plan.episodes
         self.version = max(plan.version, notice.version)
         return notice
