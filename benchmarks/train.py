@@ -190,9 +190,10 @@ def _mbrl_version() -> str:
 def _robot(sizes: Sizes) -> Contract:
     """A robot with so many plain observations and actions; nothing of it but the sizes matters here."""
     data = schema.load("cartpole_swingup").model_dump(mode="json")
-    joints = [f"joint_{i}" for i in range(sizes.observations)]
-    features = [{"joint": joint, "field": "position", "units": "rad"} for joint in joints]
+    joints = ["rootx", *(f"joint_{i}" for i in range(1, sizes.observations))]
+    features = [{"joint": joint, "field": "velocity", "units": "rad/s"} for joint in joints]
     channel = {**data["observation"][0], "features": features}
     actions = [{"name": f"motor_{i}", "low": -1.0, "high": 1.0, "units": "N"} for i in range(sizes.actions)]
     data |= {"name": "bench", "simulator": None, "observation": [channel], "action": {**data["action"], "joints": actions}}
+    data["reward"] = {"function": "wm_ros.contract.rewards:cheetah_run", "parameters": {"speed": 1.0}}
     return schema.parse(data, "bench train")

@@ -29,7 +29,8 @@ def contract() -> Contract:
     """A robot with one joint and no angles: plain numbers. Its reward is never asked for."""
     data = json.loads(schema.load("cartpole_swingup").canonical_json())
     channel = data["observation"][0]
-    channel["features"] = [f for f in channel["features"] if f["joint"] == "slider"]
+    channel["features"] = [{**f, "joint": "rootx"} for f in channel["features"] if f["joint"] == "slider"]
+    data["reward"] = {"function": "wm_ros.contract.rewards:cheetah_run", "parameters": {"speed": 1.0}}
     return schema.parse(data, "test")
 
 
