@@ -298,7 +298,8 @@ def _limits(environment: Any, columns: list[str]) -> dict[str, float]:
     Those that end an episode so see height and pitch first, as long as they do not see where they are. Hopper's range of ±100 for the
     rest is left out: its velocities are clipped to ±10 before anybody sees them.
     """
-    if not getattr(environment, "_terminate_when_unhealthy", False) or not environment._exclude_current_positions_from_observation:
+    needed = ("_terminate_when_unhealthy", "_exclude_current_positions_from_observation")
+    if not all(getattr(environment, flag, False) for flag in needed):
         return {}
     ranges = [getattr(environment, f"_healthy_{what}_range", (-math.inf, math.inf)) for what in ("z", "angle")]
     sides = {
