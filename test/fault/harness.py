@@ -327,6 +327,21 @@ class Cell(Peer):
         """A second publisher on the controller's topic."""
         return self.node.create_publisher(JointState, "mpc/command", COMMAND_QOS)
 
+    def wait(self, condition: Callable[[], Any], what: str) -> Any:
+        try:
+            return super().wait(condition, what)
+        except AssertionError:
+            self._note_stacks()
+            raise
+
+    def _note_stacks(self) -> None:
+        """What every node said last, and where each of its threads is: into the folder, for who asks why it was waited for in vain."""
+        (self.folder / "health.txt").write_text("\n".join(f"{node}: {health}" for node, health in self.health.items()), encoding="utf-8")
+        for process in self.processes.values():
+            if process.process.poll() is None:
+                process.process.send_signal(signal.SIGCONT)
+                process.process.send_signal(signal.SIGABRT)  # rclpy's events executor has switched on faulthandler
+
     def close(self) -> None:
         """Ends every process."""
         for process in self.processes.values():

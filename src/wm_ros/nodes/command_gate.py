@@ -114,6 +114,7 @@ class CommandGateNode(base.WmNode):
     def _on_command(self, source: Source, message: JointState) -> None:
         if not self.active or self._gate is None:
             return
+        publishers = self._living_publishers(source)  # may wait for discovery: the time is read after it
         now = base.steady_ns()
         self._heard_ns[source] = now
         interface = self.contract.action.interface
@@ -126,7 +127,7 @@ class CommandGateNode(base.WmNode):
             plan_age.age_ns(message.header.frame_id),
             malformed=f"{source}/command fills {other[0]}, the contract wants {interface}" if other else "",
         )
-        outgoing = self._gate.command(source, proposal, now, self._living_publishers(source))
+        outgoing = self._gate.command(source, proposal, now, publishers)
         self._send(outgoing)
         if outgoing is not None and not outgoing.reason:
             sent = base.steady_ns()
