@@ -24,6 +24,7 @@ from wm_ros.data.qos import Qos
 from wm_ros.data.recorder import ClosedBag, RecordedTopic, Recorder, RecorderOptions
 from wm_ros.nodes.base import ERROR, OK, SEGMENT_QOS, WARN, Param, WmNode, run
 from wm_ros.nodes.messages import message_class
+from wm_ros.runtime import heap
 
 JOINT_STATE, STRING, NUMBERS = "sensor_msgs/msg/JointState", "std_msgs/msg/String", "std_msgs/msg/Float64MultiArray"
 _DEPTH = 1000
@@ -238,6 +239,7 @@ def _pair(entry: str) -> tuple[str, str]:
 
 def main() -> None:
     """Entry point of the node."""
+    heap.share_arenas()
     run(Logger)
 
 

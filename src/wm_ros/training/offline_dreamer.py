@@ -15,10 +15,10 @@ from wm_ros.contract.errors import UserError
 from wm_ros.data.episode import Episode
 from wm_ros.data.replay import ReplayOptions
 from wm_ros.data.sequence_buffer import SequenceBuffer
+from wm_ros.runtime.heap import keep_freed_memory
 from wm_ros.training.bag_policy import BagPolicyTraining
 from wm_ros.training.config import DreamerAgentConfig
 from wm_ros.training.dreamer_learner import FIGURES, DreamerLearner, SequenceBatch, replayed
-from wm_ros.training.heap import keep_freed_memory
 
 LOOK_EVERY = 200
 """Updates of one row of `metrics.csv`."""

@@ -13,9 +13,9 @@ from wm_ros.agents.planet import controller_of
 from wm_ros.data.episode import Episode
 from wm_ros.data.replay import ReplayOptions
 from wm_ros.data.sequence_buffer import SequenceBuffer
+from wm_ros.runtime.heap import keep_freed_memory
 from wm_ros.training.config import DreamerAgentConfig
 from wm_ros.training.dreamer_learner import FIGURES, DreamerLearner, replayed
-from wm_ros.training.heap import keep_freed_memory
 from wm_ros.training.online import OnlineTraining
 
 

@@ -17,10 +17,10 @@ from wm_ros.contract.errors import UserError
 from wm_ros.data.replay import ReplayOptions
 from wm_ros.data.sequence_buffer import SequenceBuffer
 from wm_ros.models.rssm import State
+from wm_ros.runtime.heap import keep_freed_memory
 from wm_ros.sim.fleet import FleetTick
 from wm_ros.training.config import DreamerAgentConfig
 from wm_ros.training.dreamer_learner import DreamerLearner, DreamerLosses, replayed
-from wm_ros.training.heap import keep_freed_memory
 from wm_ros.training.simulated import Look, SimulatedTraining
 
 
