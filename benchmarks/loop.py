@@ -24,6 +24,7 @@ import torch
 from wm_ros.agents.controller import Controller
 from wm_ros.agents.pets import PetsController
 from wm_ros.agents.sac import SacController
+from wm_ros.bringup import exposure
 from wm_ros.bringup.domain import own_domain
 from wm_ros.bringup.supervisor import Supervisor
 from wm_ros.bringup.system import SINGLE_THREAD, NodeProcess, Process, Program
@@ -161,7 +162,11 @@ class _Bench:
         node, source = DRIVERS[driver]
         common = {"contract": str(self._contract), "mode": "realtime"}
         serving = {**common, "controller": str(self._controller(driver)), "threads": 1}
-        nodes: list[Process] = [NodeProcess("command_gate", {**common, "source": source}), NodeProcess(node, serving)]
+        apart = exposure.without_shared_memory({**os.environ, **self._environment})
+        nodes: list[Process] = [
+            NodeProcess("command_gate", {**common, "source": source}, environment=apart),
+            NodeProcess(node, serving, environment=apart),
+        ]
         return replace(self._run(nodes, loaded, "--arm"), inference=self._inference_ms[driver])
 
     def _controller(self, driver: str) -> Path:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,17 @@ class Process:
     """A node's process; its output is kept for the test."""
 
     def __init__(
-        self, module: str, namespace: str, log: Path, *, around: Sequence[str] = (), remap: Sequence[str] = (), **parameters: Any
+        self,
+        module: str,
+        namespace: str,
+        log: Path,
+        *,
+        around: Sequence[str] = (),
+        remap: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        **parameters: Any,
     ) -> None:
-        """`around` is put before the command, such as nsenter; `remap` are FROM:=TO."""
+        """`around` is put before the command, such as nsenter; `remap` are FROM:=TO; `environment` is added to the present one."""
         self.log = log
         options = [word for k, v in parameters.items() for word in ("-p", f"{k}:={json.dumps(v) if isinstance(v, bool) else v}")]
         remaps = ["-r", f"__ns:=/{namespace}", "-r", f"/clock:=/{namespace}/clock", *(word for rule in remap for word in ("-r", rule))]
@@ -97,6 +105,7 @@ class Process:
                 [*around, sys.executable, "-m", f"wm_ros.nodes.{module}", "--ros-args", *remaps, *options],
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
             )
 
     def stop(self, how: int = signal.SIGINT) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from wm_ros.bringup import exposure
 from wm_ros.bringup.fields import field_docs
 from wm_ros.bringup.system import NodeProcess, Program, SystemOptions, describe, describe_replay, describe_training
 from wm_ros.contract import resources
@@ -71,6 +72,15 @@ def test_the_control_path_has_single_threaded_numerics_and_the_trainer_has_not()
     system = nodes(FULL)
     assert system["mpc"].environment["OMP_NUM_THREADS"] == "1"
     assert "OMP_NUM_THREADS" not in system["trainer"].environment
+
+
+def test_the_control_path_shares_no_memory_with_others_except_where_there_are_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (exposure.RANGE, exposure.TRANSPORTS, *exposure.PROFILES, *exposure.OTHERS):
+        monkeypatch.delenv(name, raising=False)
+    apart = exposure.without_shared_memory({}).items()
+    assert {n for n, p in nodes(FULL).items() if apart <= p.environment.items()} == {"command_gate", "mpc", "policy_server"}
+    with_pictures = nodes(replace(FULL, contract="cartpole_balance_pixels", standby=""))
+    assert not [n for n, p in with_pictures.items() if apart <= p.environment.items()]
 
 
 def test_every_node_gets_the_seed_and_the_mode() -> None:

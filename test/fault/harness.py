@@ -25,6 +25,8 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 
+from wm_ros.bringup import exposure
+from wm_ros.bringup.system import CONTROL_PATH
 from wm_ros.contract import announcements, schema
 from wm_ros.contract.announcements import ControllerNotice
 from wm_ros.contract.resources import share_directory
@@ -237,11 +239,17 @@ class Cell(Peer):
             around=self._around(node),
             # What it announces is its own affair here: the controllers of a cell come from the harness.
             remap=("model:=trained",) if node == "trainer" else (),
+            environment=self._environment_of(node),
             **given,
             **parameters,
         )
         self.processes[name] = process
         return process
+
+    def _environment_of(self, node: str) -> dict[str, str]:
+        """As those who start a system give it."""
+        apart = node in CONTROL_PATH and not self.shape.seeing
+        return exposure.defaults(os.environ) | (exposure.without_shared_memory(os.environ) if apart else {})
 
     def _around(self, node: str) -> Sequence[str]:
         if self.link is not None and node == "mpc":

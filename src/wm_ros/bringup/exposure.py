@@ -1,4 +1,5 @@
-"""Who can reach the running system over the network: this machine only, unless the user says otherwise."""
+"""Who reaches the running system over the middleware: this machine only, and the control path not by shared memory, unless the user says
+otherwise."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ from wm_ros.contract import resources
 RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 """Where Fast DDS looks for its configuration; the second name is that of ROS 2 Jazzy and before."""
+TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
 OTHERS = ("ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER", "ROS_LOCALHOST_ONLY", "CYCLONEDDS_URI", "ZENOH_SESSION_CONFIG_URI")
 """Who sets one of these has said how the system is to be reached."""
+_THIS_MACHINE, _LOOPBACK = "fastdds_localhost.xml", "fastdds_loopback.xml"
 
 
 def defaults(environment: Mapping[str, str]) -> dict[str, str]:
@@ -23,6 +26,28 @@ def defaults(environment: Mapping[str, str]) -> dict[str, str]:
         return {}
     added = {RANGE: "LOCALHOST"}
     if not any(environment.get(name) for name in PROFILES):
-        profile = str(resources.share_directory() / "config" / "fastdds_localhost.xml")
-        added |= dict.fromkeys(PROFILES, profile)
+        added |= _profile(_THIS_MACHINE)
     return {name: value for name, value in added.items() if not environment.get(name)}
+
+
+def without_shared_memory(environment: Mapping[str, str]) -> dict[str, str]:
+    """What to add besides for a process that nobody else may hold up.
+
+    Fast DDS writes to a neighbour on the same machine through memory that both lock. Who is stopped or killed at the wrong moment holds up
+    whoever writes to it, and leaves it deaf to the other from then on: see docs/reliability.md.
+
+    Args:
+        environment: the user's own; what stands there wins.
+    """
+    ours = defaults({})
+    users = {name: value for name, value in environment.items() if value != ours.get(name)}
+    if any(users.get(name) for name in (*PROFILES, TRANSPORTS)):
+        return {}
+    if not defaults(users):
+        return {TRANSPORTS: "UDPv4"}
+    # For the range LOCALHOST the middleware brings its shared memory back, whatever the profile says; here the profile keeps the rest away.
+    return {RANGE: "SUBNET", **_profile(_LOOPBACK)}
+
+
+def _profile(name: str) -> dict[str, str]:
+    return dict.fromkeys(PROFILES, str(resources.share_directory() / "config" / name))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from wm_ros.bringup import exposure
 from wm_ros.contract import resources, schema
 from wm_ros.contract.errors import UserError
 from wm_ros.runtime.agent_kind import SOURCES, Source, kind_of
@@ -19,6 +21,7 @@ SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_T
 
 SERVERS: dict[Source, str] = {"mpc": "mpc", "policy": "policy_server"}
 """Whose commands → the node that sends them."""
+CONTROL_PATH = ("command_gate", *SERVERS.values())
 
 
 @dataclass(frozen=True)
@@ -242,6 +245,9 @@ def _node(
     }
     defaults = resources.share_directory() / "config" / "nodes.yaml"
     files = (str(defaults), _absolute(options.params_file)) if options.params_file else (str(defaults),)
+    environment = dict(SINGLE_THREAD) if single_thread else {}
+    if name in CONTROL_PATH and not schema.load(options.contract).images:  # pictures need many datagrams, of which some get lost
+        environment |= exposure.without_shared_memory(os.environ)
     return NodeProcess(
         name=name,
         parameters={**common, **parameters},
@@ -250,7 +256,7 @@ def _node(
         namespace=options.namespace.strip("/"),
         log_level=options.log_level,
         nice=nice,
-        environment=SINGLE_THREAD if single_thread else {},
+        environment=environment,
         respawn=respawn,
     )
 
