@@ -24,8 +24,8 @@ from wm_ros.contract.schema import Contract
 from wm_ros.export import controller as export
 from wm_ros.export.template import template
 from wm_ros.runtime.controller import ControllerSession
+from wm_ros.runtime.heap import keep_freed_memory
 from wm_ros.training.dreamer_learner import V3_FIT, DreamerFitConfig, DreamerLearner, SequenceBatch
-from wm_ros.training.heap import keep_freed_memory
 
 OBSERVATIONS, ACTIONS = 17, 6
 """The half-cheetah's sizes."""
