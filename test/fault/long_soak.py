@@ -34,7 +34,7 @@ from wm_ros.cli.versions import versions
 CALM = 2 / 3
 """Share of the time in which no process is killed."""
 MOST_PAUSE_S = 4.0
-"""Between two faults; drawn evenly from 0 on."""
+"""Between two faults; drawn evenly from 0 on, where the command line says nothing else."""
 KEPT = 100
 """Newest commands that stay in memory between two faults."""
 LATENESS_EVERY_NS = 5_000_000_000
@@ -142,7 +142,9 @@ class Log:
             self.lateness[-1] = (1e-9 * t_ns, 1e-9 * late_ns)
 
 
-def soak(kind: Kind, minutes: float, seed: int, folder: Path, say: Callable[[str], None]) -> tuple[Log, list[Growth]]:
+def soak(
+    kind: Kind, minutes: float, seed: int, folder: Path, say: Callable[[str], None], most_pause_s: float = MOST_PAUSE_S
+) -> tuple[Log, list[Growth]]:
     """Drives, strikes and watches until the time is over."""
     rng = np.random.default_rng(seed)
     cell = Cell("long_soak", folder, kind.shape, seed)
@@ -156,7 +158,7 @@ def soak(kind: Kind, minutes: float, seed: int, folder: Path, say: Callable[[str
             scenario = scenarios[rng.integers(len(scenarios))]
             # What a fault is called is the table's affair. Here one may strike in the wake of another, and the gate names the first.
             scenario = replace(scenario, reasons=(*scenario.reasons, *WAKE) if scenario.outcome == "hold" else ())
-            result = play(cell, scenario, float(rng.uniform(0.0, MOST_PAUSE_S)))
+            result = play(cell, scenario, float(rng.uniform(0.0, most_pause_s)))
             log.played[scenario.name] += 1
             log.wrong += [f"{scenario.name}: {w}" for w in result.violations]
             say(f"{60 * minutes * gone:.0f} s {scenario.name} {'; '.join(result.violations) or 'as required'}")
@@ -199,20 +201,31 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--priority", type=int, default=0, help="realtime_priority of the control path, for a machine that does other work")
     parser.add_argument("--seed", type=int, default=0, help="of the schedule")
+    parser.add_argument("--only", default="", help="names of faults, with commas between them; all of the mode by default")
+    parser.add_argument("--pause", type=float, default=MOST_PAUSE_S, help="longest pause between two faults, s")
     parser.add_argument("--write", type=Path, help="page that takes the table")
     parser.add_argument("--results", type=Path, help="folder that takes soak_MODE.json")
     given = parser.parse_args()
+    kind = KINDS[given.mode]
+    names = [n.strip() for n in given.only.split(",") if n.strip()]
+    if names:
+        there = {s.name: s for s in (*kind.calm, *kind.rough)}
+        unknown = [n for n in names if n not in there]
+        if unknown:
+            parser.error(f"--only: no fault {', '.join(unknown)} in {given.mode}; there are {', '.join(sorted(there))}")
+        kind = replace(kind, calm=tuple(there[n] for n in names), rough=())
     folder = Path(tempfile.mkdtemp(prefix="wm_ros_long_soak_"))
     begin = time.monotonic()
     with own_domain(None, "long soak") as domain:
         os.environ.update(ROS_DOMAIN_ID=str(domain), ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST", XDG_CACHE_HOME=str(folder / "cache"))
-        kind = KINDS[given.mode]
         # At real-time priority a controller that never pauses starves whoever could replace it.
         calm = tuple(s for s in kind.calm if not (given.priority and s.name == "controller_slow"))
         kind = replace(kind, shape=replace(kind.shape, priority=given.priority), calm=calm)
-        log, memory = soak(kind, given.minutes, given.seed, folder, lambda text: print(text, flush=True))
+        log, memory = soak(kind, given.minutes, given.seed, folder, lambda text: print(text, flush=True), given.pause)
     minutes = (time.monotonic() - begin) / 60.0
     command = f"make soak-hour MODES={given.mode} MINUTES={given.minutes:g} SEED={given.seed} PRIORITY={given.priority}"
+    if names:
+        command = f"python -m fault.long_soak --mode {given.mode} --only {given.only} --pause {given.pause:g} --minutes {given.minutes:g}"
     head = f"`{command}`, {datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} processors, {minutes:.1f} min:"
     moved = drift_ms(log.lateness) if len(log.lateness) >= 8 else None
     if log.lockstep:
