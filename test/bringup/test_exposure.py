@@ -31,7 +31,8 @@ sys.stdin.read()
 @contextmanager
 def listening(added: Callable[[dict[str, str]], dict[str, str]]) -> Iterator[tuple[psutil.Process, int]]:
     """A node that runs with this added to an environment without the user's wishes, and its domain."""
-    given = {k: v for k, v in os.environ.items() if k not in (exposure.RANGE, exposure.TRANSPORTS, *exposure.PROFILES, *exposure.OTHERS)}
+    chosen = (exposure.RANGE, exposure.TRANSPORTS, exposure.MIDDLEWARE, *exposure.PROFILES, *exposure.OTHERS)
+    given = {k: v for k, v in os.environ.items() if k not in chosen}
     with own_domain(None, "exposure") as domain:
         environment = {**given, **added(given), "ROS_DOMAIN_ID": str(domain)}
         node = subprocess.Popen([sys.executable, "-c", NODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
@@ -69,6 +70,10 @@ def test_on_a_network_the_control_path_shares_no_memory_either() -> None:
 @pytest.mark.parametrize("name", [exposure.TRANSPORTS, *exposure.PROFILES])
 def test_transports_of_the_users_own_stay(name: str) -> None:
     assert exposure.without_shared_memory({name: "mine"}) == {}
+
+
+def test_another_middleware_would_not_read_the_profile_and_keeps_its_range() -> None:
+    assert exposure.without_shared_memory({exposure.MIDDLEWARE: "rmw_cyclonedds_cpp"}) == {}
 
 
 def test_the_profile_that_this_package_has_set_itself_is_nobodys_wish() -> None:

@@ -75,7 +75,7 @@ def test_the_control_path_has_single_threaded_numerics_and_the_trainer_has_not()
 
 
 def test_the_control_path_shares_no_memory_with_others_except_where_there_are_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (exposure.RANGE, exposure.TRANSPORTS, *exposure.PROFILES, *exposure.OTHERS):
+    for name in (exposure.RANGE, exposure.TRANSPORTS, exposure.MIDDLEWARE, *exposure.PROFILES, *exposure.OTHERS):
         monkeypatch.delenv(name, raising=False)
     apart = exposure.without_shared_memory({}).items()
     assert {n for n, p in nodes(FULL).items() if apart <= p.environment.items()} == {"command_gate", "mpc", "policy_server"}

@@ -11,6 +11,8 @@ RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 """Where Fast DDS looks for its configuration; the second name is that of ROS 2 Jazzy and before."""
 TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
+MIDDLEWARE = "RMW_IMPLEMENTATION"
+"""Fast DDS where nobody names another."""
 OTHERS = ("ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER", "ROS_LOCALHOST_ONLY", "CYCLONEDDS_URI", "ZENOH_SESSION_CONFIG_URI")
 """Who sets one of these has said how the system is to be reached."""
 _THIS_MACHINE, _LOOPBACK = "fastdds_localhost.xml", "fastdds_loopback.xml"
@@ -39,6 +41,8 @@ def without_shared_memory(environment: Mapping[str, str]) -> dict[str, str]:
     Args:
         environment: the user's own; what stands there wins.
     """
+    if not environment.get(MIDDLEWARE, "rmw_fastrtps_cpp").startswith("rmw_fastrtps"):
+        return {}
     ours = defaults({})
     users = {name: value for name, value in environment.items() if value != ours.get(name)}
     if any(users.get(name) for name in (*PROFILES, TRANSPORTS)):
