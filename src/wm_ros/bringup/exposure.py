@@ -35,8 +35,8 @@ def defaults(environment: Mapping[str, str]) -> dict[str, str]:
 def without_shared_memory(environment: Mapping[str, str]) -> dict[str, str]:
     """What to add besides for a process that nobody else may hold up.
 
-    Fast DDS writes to a neighbour on the same machine through memory that both lock. Who is stopped or killed at the wrong moment holds up
-    whoever writes to it, and leaves it deaf to the other from then on: see docs/reliability.md.
+    Fast DDS writes to a neighbour on the same machine through memory that both lock. Processes next to one that was stopped have been held
+    up, and been deaf to it from then on: see docs/reliability.md.
 
     Args:
         environment: the user's own; what stands there wins.
