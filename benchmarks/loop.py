@@ -24,10 +24,9 @@ import torch
 from wm_ros.agents.controller import Controller
 from wm_ros.agents.pets import PetsController
 from wm_ros.agents.sac import SacController
-from wm_ros.bringup import exposure
 from wm_ros.bringup.domain import own_domain
 from wm_ros.bringup.supervisor import Supervisor
-from wm_ros.bringup.system import SINGLE_THREAD, NodeProcess, Process, Program
+from wm_ros.bringup.system import SINGLE_THREAD, NodeProcess, Process, Program, middleware_of_control_path
 from wm_ros.cli.bench import Result, table
 from wm_ros.cli.failure import RunFailure
 from wm_ros.contract import schema
@@ -162,7 +161,7 @@ class _Bench:
         node, source = DRIVERS[driver]
         common = {"contract": str(self._contract), "mode": "realtime"}
         serving = {**common, "controller": str(self._controller(driver)), "threads": 1}
-        apart = exposure.without_shared_memory({**os.environ, **self._environment})
+        apart = middleware_of_control_path(schema.load(self._contract), {**os.environ, **self._environment})
         nodes: list[Process] = [
             NodeProcess("command_gate", {**common, "source": source}, environment=apart),
             NodeProcess(node, serving, environment=apart),

@@ -26,7 +26,7 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 
 from wm_ros.bringup import exposure
-from wm_ros.bringup.system import CONTROL_PATH
+from wm_ros.bringup.system import middleware_of_control_path
 from wm_ros.contract import announcements, schema
 from wm_ros.contract.announcements import ControllerNotice
 from wm_ros.contract.resources import share_directory
@@ -39,6 +39,8 @@ LOCKSTEP_TIMEOUT_S = 0.1
 """After which the gate answers an observation itself, where time waits."""
 PASSING = "tiny:"
 """Name of the controllers of these tests, as commands bear it."""
+
+CONTROL_PATH = ("command_gate", "mpc", "policy_server")
 
 SensorFault = Callable[[JointState], list[JointState]]
 """One sensor message → what is sent in its place."""
@@ -222,7 +224,7 @@ class Cell(Peer):
         given: dict[str, Any] = {"contract": self.contract_file, "use_sim_time": node != "sim"}
         if self.shape.lockstep:
             given |= {"mode": "lockstep", **({"lockstep_timeout_s": LOCKSTEP_TIMEOUT_S} if node == "command_gate" else {})}
-        if self.shape.priority and node in ("command_gate", "mpc", "policy_server"):
+        if self.shape.priority and node in CONTROL_PATH:
             given["realtime_priority"] = self.shape.priority + (node == "command_gate")
         serving = {"threads": 1, "model_folder": self.folder}
         given |= {
@@ -248,8 +250,8 @@ class Cell(Peer):
 
     def _environment_of(self, node: str) -> dict[str, str]:
         """As those who start a system give it."""
-        apart = node in CONTROL_PATH and not self.shape.seeing
-        return exposure.defaults(os.environ) | (exposure.without_shared_memory(os.environ) if apart else {})
+        apart = middleware_of_control_path(self.contract, os.environ) if node in CONTROL_PATH else {}
+        return {**exposure.defaults(os.environ), **apart}
 
     def _around(self, node: str) -> Sequence[str]:
         if self.link is not None and node == "mpc":

@@ -25,7 +25,7 @@ import numpy as np
 from fault.growth import Growth, MemoryWatch, drift_ms
 from fault.harness import Cell, Scenario, Shape, play
 from fault.scenarios import BASIC, BESIDE, NO_NEWS
-from fault.soak import write
+from fault.soak import named, write
 from std_srvs.srv import Trigger
 
 from wm_ros.bringup.domain import own_domain
@@ -207,13 +207,8 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="folder that takes soak_MODE.json")
     given = parser.parse_args()
     kind = KINDS[given.mode]
-    names = [n.strip() for n in given.only.split(",") if n.strip()]
-    if names:
-        there = {s.name: s for s in (*kind.calm, *kind.rough)}
-        unknown = [n for n in names if n not in there]
-        if unknown:
-            parser.error(f"--only: no fault {', '.join(unknown)} in {given.mode}; there are {', '.join(sorted(there))}")
-        kind = replace(kind, calm=tuple(there[n] for n in names), rough=())
+    if given.only:
+        kind = replace(kind, calm=tuple(named(parser, given.only, (*kind.calm, *kind.rough))), rough=())
     folder = Path(tempfile.mkdtemp(prefix="wm_ros_long_soak_"))
     begin = time.monotonic()
     with own_domain(None, "long soak") as domain:
@@ -224,8 +219,8 @@ def main() -> int:
         log, memory = soak(kind, given.minutes, given.seed, folder, lambda text: print(text, flush=True), given.pause)
     minutes = (time.monotonic() - begin) / 60.0
     command = f"make soak-hour MODES={given.mode} MINUTES={given.minutes:g} SEED={given.seed} PRIORITY={given.priority}"
-    if names:
-        command = f"python -m fault.long_soak --mode {given.mode} --only {given.only} --pause {given.pause:g} --minutes {given.minutes:g}"
+    if given.only or given.pause != MOST_PAUSE_S:
+        command += f", with --only '{given.only}' --pause {given.pause:g}"
     head = f"`{command}`, {datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} processors, {minutes:.1f} min:"
     moved = drift_ms(log.lateness) if len(log.lateness) >= 8 else None
     if log.lockstep:

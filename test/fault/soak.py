@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -113,6 +113,15 @@ def table(results: list[Result], scenarios: Iterable[Scenario], period_s: float)
     return "\n".join(lines)
 
 
+def named(parser: argparse.ArgumentParser, only: str, scenarios: Sequence[Scenario]) -> list[Scenario]:
+    """Those that `--only` names, with commas between them; all where it names none. An unknown name ends the program."""
+    names = {n.strip() for n in only.split(",") if n.strip()}
+    unknown = names - {s.name for s in scenarios}
+    if unknown:
+        parser.error(f"--only: no fault {', '.join(sorted(unknown))}; there are {', '.join(s.name for s in scenarios)}")
+    return [s for s in scenarios if not names or s.name in names]
+
+
 def due_ms(scenario: Scenario, period_s: float) -> float | None:
     """Within which time the safe action is promised; None where it waits for something else."""
     return 1e3 * scenario.periods * period_s if scenario.outcome == "hold" and scenario.periods else None
@@ -164,11 +173,7 @@ def main() -> int:
     parser.add_argument("--write", type=Path, help="page that takes the table")
     parser.add_argument("--results", type=Path, help="folder that takes faults.csv and faults.json")
     given = parser.parse_args()
-    names = {n.strip() for n in given.only.split(",") if n.strip()}
-    unknown = names - {s.name for s in SCENARIOS}
-    if unknown:
-        parser.error(f"--only: no fault {', '.join(sorted(unknown))}; there are {', '.join(s.name for s in SCENARIOS)}")
-    chosen = [s for s in SCENARIOS if not names or s.name in names]
+    chosen = named(parser, given.only, SCENARIOS)
     missing = "; ".join(filter(None, (why_not(), gl.fault())))
     left_out = [s.name for s in chosen if (s.shape.linked and why_not()) or (s.shape.seeing and gl.fault())]
     chosen = [s for s in chosen if s.name not in left_out]

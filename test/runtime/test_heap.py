@@ -1,8 +1,11 @@
 """How many arenas threads leave behind, in a process of its own: it cannot be taken back."""
 
+from __future__ import annotations
+
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,8 +31,8 @@ print(open(sys.argv[2]).read().count("<heap nr="))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="arenas are glibc's")
-def test_threads_share_two_arenas(tmp_path):
-    def arenas(how):
+def test_threads_share_two_arenas(tmp_path: Path) -> None:
+    def arenas(how: str) -> int:
         command = [sys.executable, "-c", PROGRAM, how, str(tmp_path / "info.xml")]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

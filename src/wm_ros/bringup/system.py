@@ -11,6 +11,7 @@ from typing import Any, Literal
 from wm_ros.bringup import exposure
 from wm_ros.contract import resources, schema
 from wm_ros.contract.errors import UserError
+from wm_ros.contract.schema import Contract
 from wm_ros.runtime.agent_kind import SOURCES, Source, kind_of
 
 TRAINER_NICE = 10
@@ -21,7 +22,6 @@ SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_T
 
 SERVERS: dict[Source, str] = {"mpc": "mpc", "policy": "policy_server"}
 """Whose commands → the node that sends them."""
-CONTROL_PATH = ("command_gate", *SERVERS.values())
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ def describe(options: SystemOptions) -> tuple[Process, ...]:
     Raises:
         UserError: the contract is faulty, or the package's own configuration files are missing.
     """
-    schema.load(options.contract)  # once here, so that it is said once, and not by every node
+    contract = schema.load(options.contract)  # once here, so that a fault is said once, and not by every node
+    apart = middleware_of_control_path(contract, os.environ)
     driver = SOURCES[kind_of(options.agent)]
     nodes: list[Process] = []
     run = Path(options.run_directory).expanduser().resolve()
@@ -153,9 +154,9 @@ def describe(options: SystemOptions) -> tuple[Process, ...]:
                 use_sim_time=False,
             )
         )
-    nodes.append(_node(options, "command_gate", source=driver, awaits=",".join(["episode_manager", *sim, *logger])))
+    nodes.append(_node(options, "command_gate", environment=apart, source=driver, awaits=",".join(["episode_manager", *sim, *logger])))
     for server, controller in controllers.items():
-        nodes.append(_node(options, server, controller=_absolute(controller), model_folder=str(run / "models")))
+        nodes.append(_node(options, server, environment=apart, controller=_absolute(controller), model_folder=str(run / "models")))
     if options.record:
         nodes.append(_node(options, "logger", directory=str(run / "bags")))
     if options.train:
@@ -175,6 +176,11 @@ def describe(options: SystemOptions) -> tuple[Process, ...]:
     )
     nodes += _view(options)
     return tuple(nodes)
+
+
+def middleware_of_control_path(contract: Contract, environment: Mapping[str, str]) -> Mapping[str, str]:
+    """What gate and servers see besides. Pictures keep shared memory: they need many datagrams, of which some get lost."""
+    return {} if contract.images else exposure.without_shared_memory(environment)
 
 
 def _waits_for_model(options: SystemOptions, driver: Source) -> bool:
@@ -234,7 +240,14 @@ def _trainer(options: SystemOptions) -> NodeProcess:
 
 
 def _node(
-    options: SystemOptions, name: str, *, nice: int = 0, respawn: bool = False, single_thread: bool = True, **parameters: Any
+    options: SystemOptions,
+    name: str,
+    *,
+    nice: int = 0,
+    respawn: bool = False,
+    single_thread: bool = True,
+    environment: Mapping[str, str] | None = None,
+    **parameters: Any,
 ) -> NodeProcess:
     common = {
         "contract": _contract(options.contract),
@@ -245,9 +258,6 @@ def _node(
     }
     defaults = resources.share_directory() / "config" / "nodes.yaml"
     files = (str(defaults), _absolute(options.params_file)) if options.params_file else (str(defaults),)
-    environment = dict(SINGLE_THREAD) if single_thread else {}
-    if name in CONTROL_PATH and not schema.load(options.contract).images:  # pictures need many datagrams, of which some get lost
-        environment |= exposure.without_shared_memory(os.environ)
     return NodeProcess(
         name=name,
         parameters={**common, **parameters},
@@ -256,7 +266,7 @@ def _node(
         namespace=options.namespace.strip("/"),
         log_level=options.log_level,
         nice=nice,
-        environment=environment,
+        environment={**(SINGLE_THREAD if single_thread else {}), **(environment or {})},
         respawn=respawn,
     )
 
