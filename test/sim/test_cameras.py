@@ -101,8 +101,8 @@ def test_no_process_of_a_camera_outlives_it() -> None:
 @pytest.mark.parametrize(
     ("cameras", "said"),
     [
-        ({}, r"simulator\.cameras: nothing stands in for the camera observation\.front: add front: \{camera: NAME\} .* has fixed, near, follow"),
-        ({"front": {"camera": "left"}}, r"simulator\.cameras\.front\.camera: .* no camera 'left'; it has fixed, near, follow"),
+        ({}, r"simulator\.cameras: nothing stands in for the camera observation\.front: add front: \{camera: NAME\} .* has fixed, follow"),
+        ({"front": {"camera": "left"}}, r"simulator\.cameras\.front\.camera: .* no camera 'left'; it has fixed, follow"),
     ],
 )
 def test_a_camera_without_a_stand_in_is_named(cameras: Any, said: str) -> None:

@@ -36,7 +36,7 @@ def test_a_joint_or_camera_that_is_not_there_is_named() -> None:
         render.render_frames(CONTRACT, {"wheel": np.zeros(1)})
     assert CONTRACT.simulator is not None
     blind = CONTRACT.model_copy(update={"simulator": CONTRACT.simulator.model_copy(update={"camera": "left"})})
-    with pytest.raises(UserError, match=r"simulator\.camera: .* no camera 'left'; it has fixed, near, follow"):
+    with pytest.raises(UserError, match=r"simulator\.camera: .* no camera 'left'; it has fixed, follow"):
         render.render_frames(blind, {"slider": np.zeros(1)})
 
 

@@ -44,6 +44,30 @@ def test_times_that_say_nothing_are_left_out_and_frames_to_a_return_are_counted(
     assert "| 1 | 100000 | 49000 | 400 | 400 | not reached | 200 | 245 |" in higher
 
 
+def test_labels_compare_settings_on_one_task(tmp_path: Path) -> None:
+    runs = [read(training(tmp_path / "a", 0, 700.0)), read(training(tmp_path / "b", 0, 100.0, config={"symlog": False}))]
+    paths = write_curve(runs, "x", tmp_path / "results", "", labels=["as shipped", "no symlog"])
+    assert paths[0].read_text().splitlines()[:3:2] == ["label,seed,frames,updates,mean_return", "as shipped,0,100000,49000,700"]
+    page = paths[3].read_text()
+    assert "| no symlog | 0 | 100000 | 49000 | 100 | 400 |" in page and "Mean over seeds" not in page
+    assert [metrics["label"] for metrics in json.loads(paths[1].read_text())] == ["as shipped", "no symlog"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "changed", "said"),
+    [
+        (["x"], {}, "labels: 1 for 2 runs"),
+        (["x", "x"], {"seed": 1, "config": {"symlog": False}}, "seed 1 has another config than seed 0: .* or --labels"),
+        (["x", "y"], {"contract_hash": "b"}, "another contract_hash"),
+        (["x", "x"], {}, "x 0, x 0 are not all different"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: list[str], changed: dict[str, Any], said: str, tmp_path: Path) -> None:
+    runs = [read(training(tmp_path / "a", 0, 1.0)), read(training(tmp_path / "b", **({"seed": 0, "last": 1.0} | changed)))]
+    with pytest.raises(UserError, match=said):
+        write_curve(runs, "x", tmp_path, "", labels=labels)
+
+
 @pytest.mark.parametrize(
     ("seed", "changed", "said"), [(1, {"contract_hash": "b"}, "another contract_hash"), (0, {}, "not all different")]
 )

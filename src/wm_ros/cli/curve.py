@@ -17,7 +17,9 @@ class Curve:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of the trainings."""
     command: str
-    """What made them, for the page; SEED in place of the seed."""
+    """What made them, for the page; SEED in place of the seed, LABEL of the label."""
+    labels: tuple[str, ...] = ()
+    """One for each run: then runs of several agents, or settings, of one task are compared."""
     results: Path = Path("runs/curve")
     """Folder for the files, such as docs/results."""
     name: str = ""
@@ -37,6 +39,9 @@ class Curve:
             raise UserError("runs: missing: give the folders of finished trainings")
         runs = [read(folder) for folder in self.runs]
         name = self.name or f"{runs[0][0]['contract']}_{runs[0][0]['agent']}"
-        for path in write_curve(runs, name, self.results, self.command, bar=self.bar, timed=self.timed, note=self.note):
+        paths = write_curve(
+            runs, name, self.results, self.command, labels=self.labels, bar=self.bar, timed=self.timed, note=self.note
+        )
+        for path in paths:
             print(f"written    {path}")
         return 0

@@ -1,10 +1,11 @@
-"""The evidence of learning in simulation: evaluation returns against frames for every seed, beside published curves."""
+"""The evidence of learning in simulation: evaluation returns against frames of every run, beside published curves."""
 
 from __future__ import annotations
 
 import csv
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,15 @@ def read(folder: Path) -> Run:
 
 
 def write_curve(
-    runs: list[Run], name: str, directory: Path, command: str, *, bar: float | None = None, timed: bool = True, note: str = ""
+    runs: list[Run],
+    name: str,
+    directory: Path,
+    command: str,
+    *,
+    labels: Sequence[str] = (),
+    bar: float | None = None,
+    timed: bool = True,
+    note: str = "",
 ) -> list[Path]:
     """Writes `<name>.csv`, `.json`, `.png` and `.md` into `directory`.
 
@@ -41,36 +50,52 @@ def write_curve(
         runs: of one task and agent, a seed each.
         name: of the files, such as `cartpole_swingup_sac`.
         directory: made where it is not there.
-        command: what reproduces one of the runs; `SEED` stands for its seed.
+        command: what reproduces one of the runs; `SEED` stands for its seed, `LABEL` for its label.
+        labels: one for each run, to compare settings or agents on one task: then only runs of one label must be alike.
         bar: return to count the frames to.
         timed: whether seconds and rates are written.
         note: a paragraph more for the page.
 
     Raises:
-        UserError: the runs are of different tasks or settings, or two have one seed.
+        UserError: the runs are of different tasks or settings, or two have one seed, or there are not as many labels.
     """
-    first = runs[0][0]
-    for metrics, _ in runs[1:]:
-        for key in ("contract_hash", "config", "agent"):
-            if metrics[key] != first[key]:
-                which = f"seed {metrics['seed']} has another {key} than seed {first['seed']}"
-                raise UserError(f"runs: {which}: give runs of one task and agent")
-    seeds = [metrics["seed"] for metrics, _ in runs]
-    if len(set(seeds)) != len(seeds):
-        raise UserError(f"runs: the seeds {seeds} are not all different: give each run once")
+    if labels and len(labels) != len(runs):
+        raise UserError(f"labels: {len(labels)} for {len(runs)} runs: give one for each")
+    labels = list(labels) or [""] * len(runs)
+    _check_alike(runs, labels)
     directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / f"{name}{suffix}" for suffix in (".csv", ".json", ".png", ".md")]
     with paths[0].open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["seed", "frames", "updates", "mean_return"])
-        for metrics, looks in runs:
-            writer.writerows([metrics["seed"], r["frames"], r["updates"], f"{float(r['mean_return']):.6g}"] for r in looks)
-    kept = [{k: v for k, v in metrics.items() if timed or k not in _TIMES} for metrics, _ in runs]
+        labelled = any(labels)
+        writer.writerow([*["label"] * labelled, "seed", "frames", "updates", "mean_return"])
+        for label, (metrics, looks) in zip(labels, runs, strict=True):
+            begins = [*[label] * labelled, metrics["seed"]]
+            writer.writerows([*begins, r["frames"], r["updates"], f"{float(r['mean_return']):.6g}"] for r in looks)
+    kept = [
+        ({"label": label} if label else {}) | {k: v for k, v in metrics.items() if timed or k not in _TIMES}
+        for label, (metrics, _) in zip(labels, runs, strict=True)
+    ]
     paths[1].write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    others = published_of(first["contract"])
-    _draw(runs, others, paths[2])
-    paths[3].write_text(_page(runs, others, name, command, bar, timed, note), encoding="utf-8")
+    others = published_of(runs[0][0]["contract"])
+    _draw(runs, labels, others, paths[2])
+    paths[3].write_text(_page(runs, labels, others, name, command, bar, timed, note), encoding="utf-8")
     return paths
+
+
+def _check_alike(runs: list[Run], labels: list[str]) -> None:
+    of_label: dict[str, dict[str, Any]] = {}
+    for label, (metrics, _) in zip(labels, runs, strict=True):
+        first = of_label.setdefault(label, metrics)
+        other = next((key for key in ("config", "agent") if metrics[key] != first[key]), None)
+        if metrics["contract_hash"] != runs[0][0]["contract_hash"]:
+            first, other = runs[0][0], "contract_hash"
+        if other:
+            which = f"seed {metrics['seed']} has another {other} than seed {first['seed']}"
+            raise UserError(f"runs: {which}: give runs of one task and agent, or --labels to compare several agents on one task")
+    seeds = [f"{label} {metrics['seed']}".strip() for label, (metrics, _) in zip(labels, runs, strict=True)]
+    if len(set(seeds)) != len(seeds):
+        raise UserError(f"runs: the seeds {', '.join(seeds)} are not all different: give each run once")
 
 
 _TIMES = ("train_s", "latency_ms")
@@ -81,7 +106,7 @@ def _points(looks: list[dict[str, str]]) -> list[tuple[float, float]]:
     return [(float(r["frames"]), float(r["mean_return"])) for r in looks]
 
 
-def _draw(runs: list[Run], others: dict[str, list[tuple[float, float]]], path: Path) -> None:
+def _draw(runs: list[Run], labels: list[str], others: dict[str, list[tuple[float, float]]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.2), layout="constrained")
@@ -91,9 +116,10 @@ def _draw(runs: list[Run], others: dict[str, list[tuple[float, float]]], path: P
         shown = [(x, y) for x, y in points if x <= 2 * most]
         if len(shown) > 1:
             axes.plot(*zip(*shown, strict=True), lw=1.2, alpha=0.7, label=method)
-    for i, (metrics, looks) in enumerate(runs):
-        label = f"{metrics['agent']} of wm_ros, one line per seed" if i == 0 else None
-        axes.plot(*zip(*_points(looks), strict=True), color="black", lw=1, marker="o", ms=3, label=label)
+    colours = {label: "black" if label == labels[0] else f"C{i}" for i, label in enumerate(dict.fromkeys(labels))}
+    for i, (label, (metrics, looks)) in enumerate(zip(labels, runs, strict=True)):
+        said = (label or f"{metrics['agent']} of wm_ros, one line per seed") if label not in labels[:i] else None
+        axes.plot(*zip(*_points(looks), strict=True), color=colours[label], lw=1, marker="o", ms=3, label=said)
     axes.set_xlabel("frames")
     axes.set_ylabel("mean evaluation return")
     axes.grid(alpha=0.3)
@@ -102,14 +128,23 @@ def _draw(runs: list[Run], others: dict[str, list[tuple[float, float]]], path: P
 
 
 def _page(
-    runs: list[Run], others: dict[str, list[tuple[float, float]]], name: str, command: str, bar: float | None, timed: bool, note: str
+    runs: list[Run],
+    labels: list[str],
+    others: dict[str, list[tuple[float, float]]],
+    name: str,
+    command: str,
+    bar: float | None,
+    timed: bool,
+    note: str,
 ) -> str:
-    titles = ["seed", "frames", "updates", "last return", "best return"]
+    labelled = any(labels)
+    titles = [*["label"] * labelled, "seed", "frames", "updates", "last return", "best return"]
     titles += ([] if bar is None else [f"frames to {bar:g}"]) + (["training [s]", "updates/s"] if timed else [])
     rows = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    for metrics, looks in runs:
+    for label, (metrics, looks) in zip(labels, runs, strict=True):
         returns = [y for _, y in _points(looks)]
-        figures = [f"{metrics['seed']}", f"{metrics['frames']}", f"{metrics['updates']}", f"{returns[-1]:.0f}", f"{max(returns):.0f}"]
+        counted = [f"{metrics[what]}" for what in ("seed", "frames", "updates")]
+        figures = [*[label] * labelled, *counted, f"{returns[-1]:.0f}", f"{max(returns):.0f}"]
         if bar is not None:
             figures.append(next((f"{x:.0f}" for x, y in _points(looks) if y >= bar), "not reached"))
         if timed:
@@ -121,7 +156,10 @@ def _page(
     most = max(metrics["frames"] for metrics, _ in runs)
     peers = [f"| {method} | {x:.0f} | {y:.0f} |" for method, points in others.items() for x, y in points if x == most]
     text = [f"# {name}", "", f"`{command}`", "", *rows, ""]
-    text += [f"Mean over seeds of the last evaluation, {first['evaluations']} episodes each: **{statistics.fmean(last):.0f}**.", ""]
+    if labelled:
+        text += [f"{first['evaluations']} episodes an evaluation.", ""]
+    else:
+        text += [f"Mean over seeds of the last evaluation, {first['evaluations']} episodes each: **{statistics.fmean(last):.0f}**.", ""]
     if peers:
         text += ["Published, at the same number of frames:", "", "| method | frames | return |", "|---|---|---|", *peers, ""]
     text += [note, ""] if note else []
