@@ -403,7 +403,7 @@ class DreamerLearner:
         actor = -(weight * objective).mean()
 
         fixed = returns.detach()
-        held_near = [kind.mean(slow[:-1])] if slow is not None and fit.slow_critic == "regularizer" else []
+        held_near = [kind.mean(slow[:-1]).detach()] if slow is not None and fit.slow_critic == "regularizer" else []
         critic = (weight * kind.loss(output[:-1], fixed, *held_near)).mean()
         if fit.replay_value:
             critic = critic + fit.replay_value * self._replay_loss(feature, [near[0] for near in held_near], fixed[0], data)
