@@ -131,24 +131,24 @@ def test_replay_returns_stop_at_the_ends_of_episodes_and_bootstrap_from_imaginat
     assert last[:, 0].tolist() == [False, False, True, False, False]
 
 
-def test_the_actor_of_each_version_learns_which_action_is_rewarded() -> None:
+@pytest.mark.parametrize(("version", "reinforce"), [("v1", 0.0), ("v2", 0.0), ("v2", 0.5), ("v3", 0.0), ("v3", 1.0)])
+def test_the_actor_of_each_version_learns_which_action_is_rewarded(version: str, reinforce: float) -> None:
     """The data reward the first joint's action; the actor must find this out in imagination."""
-    for version in VERSIONS:
-        adam = replace(V1_FIT.optimizer, warm_up=0)
-        trained = learner(version, learning_rate=5e-3, actor_rate=1e-2, critic_rate=5e-3, optimizer=adam)
-        generator = torch.Generator().manual_seed(4)
-        middle, half = trained.networks.action_middle, trained.networks.action_half
-        for _ in range(180 if version == "v3" else 100):  # V3 learns from what an action gave alone, not through the model
-            data = batch(int(torch.randint(1 << 30, (), generator=generator)))
-            data.first.zero_()
-            data.terminated.zero_()
-            paid = ((data.action - middle) / half)[..., 0]
-            data.reward.copy_(3.0 * paid)
-            data.observation[..., 0].copy_(paid)
-            trained.update(data, trained.draw_noise(generator))
-        feature = trained.networks.world.rssm.start(1).feature
-        mean = trained.networks.actor.limited(trained.networks.actor(feature)[0])[0]
-        assert mean[0] > 0.5, version
+    adam = replace(V1_FIT.optimizer, warm_up=0)
+    trained = learner(version, learning_rate=5e-3, actor_rate=1e-2, critic_rate=5e-3, optimizer=adam, reinforce=reinforce)
+    generator = torch.Generator().manual_seed(4)
+    middle, half = trained.networks.action_middle, trained.networks.action_half
+    for _ in range(180 if reinforce == 1.0 else 100):  # then it learns from what an action gave alone, not through the model
+        data = batch(int(torch.randint(1 << 30, (), generator=generator)))
+        data.first.zero_()
+        data.terminated.zero_()
+        paid = ((data.action - middle) / half)[..., 0]
+        data.reward.copy_(3.0 * paid)
+        data.observation[..., 0].copy_(paid)
+        trained.update(data, trained.draw_noise(generator))
+    feature = trained.networks.world.rssm.start(1).feature
+    mean = trained.networks.actor.limited(trained.networks.actor(feature)[0])[0]
+    assert mean[0] > 0.5
 
 
 @pytest.mark.parametrize("version", VERSIONS)
