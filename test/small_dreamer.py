@@ -45,3 +45,14 @@ def batch(seed: int = 0, size: int = 4, length: int = 8) -> SequenceBatch:
         terminated,
         first,
     )
+
+
+def paid_batch(trained: DreamerLearner, generator: torch.Generator) -> SequenceBatch:
+    """Stretches without borders that reward the first joint's action, which the observation shows."""
+    data = batch(int(torch.randint(1 << 30, (), generator=generator)))
+    data.first.zero_()
+    data.terminated.zero_()
+    paid = trained.networks.to_half_ranges(data.action)[..., 0]
+    data.reward.copy_(3.0 * paid)
+    data.observation[..., 0].copy_(paid)
+    return data

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_dreamer import batch, config, fit
+from small_dreamer import config, fit, paid_batch
 from small_sac import arm
 
 from wm_ros.agents.dreamer import DreamerConfig
@@ -74,15 +74,8 @@ def test_a_model_that_has_learned_what_is_rewarded_plans_it() -> None:
     trained = DreamerLearner(arm(), planning(), replace(fit(), learning_rate=5e-3, optimizer=adam), torch.Generator().manual_seed(0))
     before = trained.optimizers["actor"].values.clone()
     generator = torch.Generator().manual_seed(4)
-    middle, half = trained.networks.action_middle, trained.networks.action_half
     for _ in range(100):
-        data = batch(int(torch.randint(1 << 30, (), generator=generator)))
-        data.first.zero_()
-        data.terminated.zero_()
-        paid = ((data.action - middle) / half)[..., 0]
-        data.reward.copy_(3.0 * paid)
-        data.observation[..., 0].copy_(paid)
-        trained.update(data, trained.draw_noise(generator))
+        trained.update(paid_batch(trained, generator), trained.draw_noise(generator))
     assert torch.equal(trained.optimizers["actor"].values, before)
     plan = LatentPlanner(arm(), replace(planning(), planner=replace(CEM, iterations=6, candidates=200)), trained.networks)
     start, plans = trained.networks.world.rssm.start(1).feature[0], []

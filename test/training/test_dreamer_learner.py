@@ -9,7 +9,7 @@ import pytest
 import torch
 from one_thread import one_thread  # noqa: F401
 from safetensors.torch import load, save
-from small_dreamer import VERSIONS, batch, config, fit, learner
+from small_dreamer import VERSIONS, batch, config, fit, learner, paid_batch
 from small_sac import arm
 
 from wm_ros.agents.dreamer import V1, V2, V3, DreamerController
@@ -137,15 +137,8 @@ def test_the_actor_of_each_version_learns_which_action_is_rewarded(version: str,
     adam = replace(V1_FIT.optimizer, warm_up=0)
     trained = learner(version, learning_rate=5e-3, actor_rate=1e-2, critic_rate=5e-3, optimizer=adam, reinforce=reinforce)
     generator = torch.Generator().manual_seed(4)
-    middle, half = trained.networks.action_middle, trained.networks.action_half
     for _ in range(180 if reinforce == 1.0 else 100):  # then it learns from what an action gave alone, not through the model
-        data = batch(int(torch.randint(1 << 30, (), generator=generator)))
-        data.first.zero_()
-        data.terminated.zero_()
-        paid = ((data.action - middle) / half)[..., 0]
-        data.reward.copy_(3.0 * paid)
-        data.observation[..., 0].copy_(paid)
-        trained.update(data, trained.draw_noise(generator))
+        trained.update(paid_batch(trained, generator), trained.draw_noise(generator))
     feature = trained.networks.world.rssm.start(1).feature
     mean = trained.networks.actor.limited(trained.networks.actor(feature)[0])[0]
     assert mean[0] > 0.5

@@ -377,8 +377,9 @@ class DreamerLearner:
         """
         fit, networks, kind = self.fit, self.networks, self.networks.critic.kind
         through_dynamics = fit.reinforce < 1.0
-        output = networks.critic(imagined.feature.detach())
-        slow = None if fit.slow_critic == "none" else self.slow(imagined.feature)
+        fixed_feature = imagined.feature.detach()
+        output = networks.critic(fixed_feature)
+        slow = None if fit.slow_critic == "none" else self.slow(imagined.feature if fit.slow_critic == "target" else fixed_feature)
         with torch.set_grad_enabled(through_dynamics):
             if slow is not None and fit.slow_critic == "target":
                 value = kind.mean(slow)
@@ -403,7 +404,7 @@ class DreamerLearner:
         actor = -(weight * objective).mean()
 
         fixed = returns.detach()
-        held_near = [kind.mean(slow[:-1]).detach()] if slow is not None and fit.slow_critic == "regularizer" else []
+        held_near = [kind.mean(slow[:-1])] if slow is not None and fit.slow_critic == "regularizer" else []
         critic = (weight * kind.loss(output[:-1], fixed, *held_near)).mean()
         if fit.replay_value:
             critic = critic + fit.replay_value * self._replay_loss(feature, [near[0] for near in held_near], fixed[0], data)

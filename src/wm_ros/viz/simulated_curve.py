@@ -61,39 +61,39 @@ def write_curve(
     """
     if labels and len(labels) != len(runs):
         raise UserError(f"labels: {len(labels)} for {len(runs)} runs: give one for each")
-    labels = list(labels) or [""] * len(runs)
-    _check_alike(runs, labels)
+    if labels:
+        runs = [({"label": label, **metrics}, looks) for label, (metrics, looks) in zip(labels, runs, strict=True)]
+    _check_alike(runs)
     directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / f"{name}{suffix}" for suffix in (".csv", ".json", ".png", ".md")]
     with paths[0].open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        labelled = any(labels)
-        writer.writerow([*["label"] * labelled, "seed", "frames", "updates", "mean_return"])
-        for label, (metrics, looks) in zip(labels, runs, strict=True):
-            begins = [*[label] * labelled, metrics["seed"]]
-            writer.writerows([*begins, r["frames"], r["updates"], f"{float(r['mean_return']):.6g}"] for r in looks)
-    kept = [
-        ({"label": label} if label else {}) | {k: v for k, v in metrics.items() if timed or k not in _TIMES}
-        for label, (metrics, _) in zip(labels, runs, strict=True)
-    ]
+        named = ["label", "seed"] if labels else ["seed"]
+        writer.writerow([*named, "frames", "updates", "mean_return"])
+        for metrics, looks in runs:
+            run = [metrics[name] for name in named]
+            writer.writerows([*run, r["frames"], r["updates"], f"{float(r['mean_return']):.6g}"] for r in looks)
+    kept = [{k: v for k, v in metrics.items() if timed or k not in _TIMES} for metrics, _ in runs]
     paths[1].write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     others = published_of(runs[0][0]["contract"])
-    _draw(runs, labels, others, paths[2])
-    paths[3].write_text(_page(runs, labels, others, name, command, bar, timed, note), encoding="utf-8")
+    _draw(runs, others, paths[2])
+    paths[3].write_text(_page(runs, others, name, command, bar, timed, note), encoding="utf-8")
     return paths
 
 
-def _check_alike(runs: list[Run], labels: list[str]) -> None:
+def _label(metrics: dict[str, Any]) -> str:
+    return str(metrics.get("label", ""))
+
+
+def _check_alike(runs: list[Run]) -> None:
     of_label: dict[str, dict[str, Any]] = {}
-    for label, (metrics, _) in zip(labels, runs, strict=True):
-        first = of_label.setdefault(label, metrics)
-        other = next((key for key in ("config", "agent") if metrics[key] != first[key]), None)
-        if metrics["contract_hash"] != runs[0][0]["contract_hash"]:
-            first, other = runs[0][0], "contract_hash"
-        if other:
-            which = f"seed {metrics['seed']} has another {other} than seed {first['seed']}"
-            raise UserError(f"runs: {which}: give runs of one task and agent, or --labels to compare several agents on one task")
-    seeds = [f"{label} {metrics['seed']}".strip() for label, (metrics, _) in zip(labels, runs, strict=True)]
+    for metrics, _ in runs:
+        for first, keys in ((runs[0][0], ("contract_hash",)), (of_label.setdefault(_label(metrics), metrics), ("config", "agent"))):
+            other = next((key for key in keys if metrics[key] != first[key]), None)
+            if other:
+                which = f"seed {metrics['seed']} has another {other} than seed {first['seed']}"
+                raise UserError(f"runs: {which}: give runs of one task and agent, or --labels to compare several agents on one task")
+    seeds = [f"{_label(metrics)} {metrics['seed']}".strip() for metrics, _ in runs]
     if len(set(seeds)) != len(seeds):
         raise UserError(f"runs: the seeds {', '.join(seeds)} are not all different: give each run once")
 
@@ -106,7 +106,7 @@ def _points(looks: list[dict[str, str]]) -> list[tuple[float, float]]:
     return [(float(r["frames"]), float(r["mean_return"])) for r in looks]
 
 
-def _draw(runs: list[Run], labels: list[str], others: dict[str, list[tuple[float, float]]], path: Path) -> None:
+def _draw(runs: list[Run], others: dict[str, list[tuple[float, float]]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.2), layout="constrained")
@@ -116,10 +116,12 @@ def _draw(runs: list[Run], labels: list[str], others: dict[str, list[tuple[float
         shown = [(x, y) for x, y in points if x <= 2 * most]
         if len(shown) > 1:
             axes.plot(*zip(*shown, strict=True), lw=1.2, alpha=0.7, label=method)
-    colours = {label: "black" if label == labels[0] else f"C{i}" for i, label in enumerate(dict.fromkeys(labels))}
-    for i, (label, (metrics, looks)) in enumerate(zip(labels, runs, strict=True)):
-        said = (label or f"{metrics['agent']} of wm_ros, one line per seed") if label not in labels[:i] else None
-        axes.plot(*zip(*_points(looks), strict=True), color=colours[label], lw=1, marker="o", ms=3, label=said)
+    colours: dict[str, str] = {}
+    for metrics, looks in runs:
+        label = _label(metrics)
+        said = None if label in colours else label or f"{metrics['agent']} of wm_ros, one line per seed"
+        colour = colours.setdefault(label, f"C{len(colours)}" if colours else "black")
+        axes.plot(*zip(*_points(looks), strict=True), color=colour, lw=1, marker="o", ms=3, label=said)
     axes.set_xlabel("frames")
     axes.set_ylabel("mean evaluation return")
     axes.grid(alpha=0.3)
@@ -128,23 +130,17 @@ def _draw(runs: list[Run], labels: list[str], others: dict[str, list[tuple[float
 
 
 def _page(
-    runs: list[Run],
-    labels: list[str],
-    others: dict[str, list[tuple[float, float]]],
-    name: str,
-    command: str,
-    bar: float | None,
-    timed: bool,
-    note: str,
+    runs: list[Run], others: dict[str, list[tuple[float, float]]], name: str, command: str, bar: float | None, timed: bool, note: str
 ) -> str:
-    labelled = any(labels)
-    titles = [*["label"] * labelled, "seed", "frames", "updates", "last return", "best return"]
+    labelled = "label" in runs[0][0]
+    named = ["label", "seed"] if labelled else ["seed"]
+    titles = [*named, "frames", "updates", "last return", "best return"]
     titles += ([] if bar is None else [f"frames to {bar:g}"]) + (["training [s]", "updates/s"] if timed else [])
     rows = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    for label, (metrics, looks) in zip(labels, runs, strict=True):
+    for metrics, looks in runs:
         returns = [y for _, y in _points(looks)]
-        counted = [f"{metrics[what]}" for what in ("seed", "frames", "updates")]
-        figures = [*[label] * labelled, *counted, f"{returns[-1]:.0f}", f"{max(returns):.0f}"]
+        counted = [f"{metrics[what]}" for what in (*named, "frames", "updates")]
+        figures = [*counted, f"{returns[-1]:.0f}", f"{max(returns):.0f}"]
         if bar is not None:
             figures.append(next((f"{x:.0f}" for x, y in _points(looks) if y >= bar), "not reached"))
         if timed:
