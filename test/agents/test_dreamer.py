@@ -19,6 +19,7 @@ from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.export import controller as export
 from wm_ros.export.template import filled, template
+from wm_ros.models import rssm_adjoint
 from wm_ros.models.rssm import State
 from wm_ros.runtime.acting_graph import acting_graph
 from wm_ros.runtime.controller import ControllerSession
@@ -58,10 +59,16 @@ def test_lambda_returns_are_the_average_of_all_n_step_returns() -> None:
     torch.testing.assert_close(lambda_returns(reward, value, discount, weight), expected)
 
 
-@pytest.mark.parametrize("through_dynamics", [True, False])
-def test_imagination_asks_every_network_once_per_state_and_the_actor_again_where_its_loop_has_no_gradient(through_dynamics: bool) -> None:
-    networks = controller().networks
-    rows = {"actor": 0, "prior": 0, "cell": 0}
+@pytest.mark.parametrize(
+    ("version", "through_dynamics", "actor_rows"), [("v3", True, 80), ("v3", False, 80), ("v1", True, 40), ("v1", False, 80)]
+)
+def test_imagination_asks_every_network_once_per_state_and_the_actor_again_where_its_loop_has_no_gradient(
+    version: str, through_dynamics: bool, actor_rows: int
+) -> None:
+    networks = controller(version).networks
+    rssm = networks.world.rssm
+    asked = {"actor": networks.actor.network.output, "prior": rssm.prior.output, "cell": getattr(rssm.cell, "mixed", None)}
+    rows = {name: 0 for name, module in asked.items() if module is not None}
 
     def count(name: str) -> object:
         def hook(module: object, inputs: tuple[torch.Tensor, ...], output: object) -> None:
@@ -69,13 +76,34 @@ def test_imagination_asks_every_network_once_per_state_and_the_actor_again_where
 
         return hook
 
-    for name, module in (("actor", networks.actor.network), ("prior", networks.world.rssm.prior), ("cell", networks.world.rssm.cell)):
-        module.register_forward_hook(count(name))
-    start = networks.world.rssm.start(10)
+    for name in rows:
+        asked[name].register_forward_hook(count(name))
+    start = rssm.start(10)
     imagined = imagine(networks, start, torch.rand(4, 10, 4), torch.randn(4, 10, 3), through_dynamics)
-    assert rows == {"actor": 40 if through_dynamics else 80, "prior": 40, "cell": 40}
+    assert rows == {name: actor_rows if name == "actor" else 40 for name in rows}
     assert imagined.feature.shape == (5, 10, networks.world.feature_size) and imagined.mean.shape == (4, 10, 3)
     assert imagined.feature.requires_grad is through_dynamics and imagined.mean.requires_grad
+
+
+def test_the_gradient_through_the_dynamics_by_hand_is_that_of_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = controller().networks
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in networks.parameters():  # biases and norms away from where they begin
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    start = State(torch.randn((10, 24), generator=generator), torch.rand((10, 20), generator=generator))
+    latent, wiggle = torch.rand((5, 10, 4), generator=generator), torch.randn((5, 10, 3), generator=generator)
+    found = []
+    for by_hand in (True, False):
+        monkeypatch.setattr(rssm_adjoint, "applies", lambda *of, by_hand=by_hand: by_hand)
+        imagined = imagine(networks, start, latent, wiggle, through_dynamics=True)
+        parts = (imagined.feature, imagined.mean, imagined.std, imagined.sample)
+        generator = torch.Generator().manual_seed(2)
+        loss = sum((part * torch.randn(part.shape, generator=generator)).sum() for part in parts)
+        found.append([*parts, *torch.autograd.grad(loss, list(networks.actor.parameters()))])
+    assert "_Imagined" in str(found[0][0].grad_fn.next_functions[1][0].next_functions) and found[0][4].abs().max() > 0.01
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=2e-5)
 
 
 def test_the_gradient_through_the_dynamics_is_that_of_finite_differences() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from wm_ros.contract.errors import UserError
 from wm_ros.planners.cem import CEMConfig
 from wm_ros.planners.icem import ICEMConfig
 from wm_ros.training import config
-from wm_ros.training.config import AgentConfig
+from wm_ros.training.config import AgentConfig, DreamerAgentConfig
 
 
 def loaded(folder: Path, text: str) -> AgentConfig:
@@ -41,6 +42,13 @@ def test_the_planner_is_chosen_by_its_kind_and_is_icem_where_none_is_named(tmp_p
     given = loaded(tmp_path, "pets: {planner: {kind: cem, horizon: 7}}").pets.planner
     assert isinstance(given, CEMConfig) and (given.horizon, given.candidates) == (7, CEMConfig().candidates)
     assert loaded(tmp_path, "pets: {planner: {horizon: 7}}").pets.planner == ICEMConfig(horizon=7)
+
+
+def test_from_bags_alone_nothing_is_explored() -> None:
+    given, offline = config.load_policy_or_dreamer("plan2explore"), config.load_for_bags("plan2explore")
+    assert isinstance(given, DreamerAgentConfig) and given.dreamer.explore > 0.0
+    assert offline == replace(given, dreamer=replace(given.dreamer, explore=0.0))
+    assert config.load_for_bags("mbpo_bags") == config.load_policy_or_dreamer("mbpo_bags")
 
 
 @pytest.mark.parametrize(

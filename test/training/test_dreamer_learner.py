@@ -229,6 +229,18 @@ def test_predictors_learn_and_go_on_bit_for_bit() -> None:
     assert DreamerController(arm(), replace(config(), explore=1.0, predictors=3)).networks.load_state_dict(whole.networks.state_dict())
 
 
+def test_the_worth_of_disagreement_fades_to_nothing_and_then_the_predictors_rest() -> None:
+    fading, noise = exploring(50.0, explore_updates=4), exploring(50.0).draw_noise(torch.Generator().manual_seed(1))
+    worth, values, steps = [], [], []
+    for _ in range(6):
+        worth.append(fading.explore)
+        values.append(float(fading.update(batch(), noise).value))
+        steps.append(fading.optimizers["predictors"].steps)
+    assert worth == [50.0, 37.5, 25.0, 12.5, 0.0, 0.0] and steps == [1, 2, 3, 4, 4, 4]
+    assert values[0] > values[3] + 0.5 and values[3] > values[4] + 0.1 and abs(values[4] - values[5]) < 0.1
+    assert exploring(50.0).explore == 50.0
+
+
 def test_exploring_settings_that_cannot_be_are_refused() -> None:
     planning = {"explore": 1.0, "act": "planner"}
     for bad, why in (({"explore": -1.0}, "explore -1"), ({"predictors": 1}, "predictors 1"), (planning, "act: actor")):
@@ -237,7 +249,13 @@ def test_exploring_settings_that_cannot_be_are_refused() -> None:
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
-    for bad, why in (({"length": 1}, "length at least 2"), ({"reinforce": 1.5}, "reinforce 1.5"), ({"warm_up": 10}, "stretches are drawn")):
+    refused = (
+        ({"length": 1}, "length at least 2"),
+        ({"reinforce": 1.5}, "reinforce 1.5"),
+        ({"warm_up": 10}, "stretches are drawn"),
+        ({"explore_updates": -1}, "explore_updates must not"),
+    )
+    for bad, why in refused:
         with pytest.raises(ValueError, match=why):
             DreamerFitConfig(**bad)
 

@@ -271,26 +271,33 @@ def imagine(
         start: [N, ...]; no gradient goes into it.
         latent_noise: [H, N, G].
         action_noise: [H, N, A], standard normal.
-        through_dynamics: whether later states have gradients by earlier actions (V1, V2); else the actor's outputs alone have any,
-            and the model runs without.
+        through_dynamics: whether later states have gradients by earlier actions; else the actor's outputs alone have any, and the
+            model runs without. V3's parts have those by hand (`rssm_adjoint`), and the model's weights then have none.
     """
     actor, rssm = networks.actor, networks.world.rssm
-    state = State(start.deter.detach(), start.stoch.detach())
-    features, means, stds, samples = [state.feature], [], [], []
-    with torch.set_grad_enabled(through_dynamics):
+    by_hand = through_dynamics and rssm.imagines_by_hand
+    states, traces, means, stds, samples = [State(start.deter.detach(), start.stoch.detach())], [], [], [], []
+    with torch.set_grad_enabled(through_dynamics and not by_hand):
         for noise, wiggle in zip(latent_noise.unbind(), action_noise.unbind(), strict=True):
             # V1 and V2 give the actor its features without gradient too: an action answers for what it does, not for what led to it.
-            mean, std = actor(features[-1].detach())
+            mean, std = actor(states[-1].feature.detach())
             sample = mean + std * wiggle
-            state = rssm.imagine_step(state, actor.limited(sample), noise)
-            features.append(state.feature)
+            if by_hand:
+                state, trace = rssm.imagine_traced(states[-1], actor.limited(sample), noise)
+                traces.append(trace)
+            else:
+                state = rssm.imagine_step(states[-1], actor.limited(sample), noise)
+            states.append(state)
             means.append(mean)
             stds.append(std)
             samples.append(sample)
-    feature, sample = torch.stack(features), torch.stack(samples)
-    if through_dynamics:
+    feature, sample = torch.stack([state.feature for state in states]), torch.stack(samples)
+    if through_dynamics and not by_hand:
         return Imagination(feature, torch.stack(means), torch.stack(stds), sample)
     mean, std = actor(feature[:-1])  # the gradient of all steps in one batch
+    if by_hand:
+        sample = mean + std * action_noise
+        feature = torch.cat([feature[:1], rssm.with_gradients(states, traces, actor.limited(sample)).feature])
     return Imagination(feature, mean, std, sample)
 
 

@@ -69,7 +69,7 @@ def _begun(options: Train, folder: Path, signing_key: SigningKey | None, show: D
     if options.updates < 1:
         raise UserError(f"updates: {options.updates} must be at least 1")
     assert options.agent is not None, "another agent than PETS is always named"
-    contract, agent = schema.load(options.contract), config.load_policy_or_dreamer(options.agent)
+    contract, agent = schema.load(options.contract), config.load_for_bags(options.agent)
     read = train_bags.read(options, contract, 1, folder, (*OUTPUTS, REPORT, CHECKPOINT), show)
     if isinstance(agent, config.SacAgentConfig):
         show.line("warning: sac from bags only guesses what actions are worth that nobody took, and prefers them: take --agent mbpo_bags")
@@ -103,7 +103,7 @@ def _resumed(options: Train, folder: Path, signing_key: SigningKey | None, show:
         path,
         {
             "contract": bool(options.contract) and schema.load(options.contract).canonical_json() != plan.contract,
-            "agent": options.agent is not None and config.load_policy_or_dreamer(options.agent) != plan.agent,
+            "agent": options.agent is not None and config.load_for_bags(options.agent) != plan.agent,
             "seed": options.seed is not None and options.seed != plan.seed,
         },
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -91,6 +92,18 @@ class Observed:
     """[L, B, P], parameters of the latent given the observation too."""
     prior: Tensor
     """[L, B, P], parameters of the latent given the past alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Of an imagined step, what its gradient needs."""
+
+    parts: BlockParts
+    """Of the cell."""
+    products: list[Tensor]
+    """[N, hidden], of the prior's hidden layers."""
+    raw: Tensor
+    """[N, P], the prior."""
 
 
 class Rssm(nn.Module):
@@ -184,23 +197,52 @@ class Rssm(nn.Module):
                 inner.mixed.unflatten(0, shape),
                 inner.gates.unflatten(1, shape).transpose(0, 1),
             )
-            cell = self.cell
-            weights = adjoint.Weights(
-                self.posterior.output.weight,
-                self.from_deter.weight,
-                cell.gates,
-                cell.mixed.weight,
-                cell.own,
-                cell.deter_in.weight,
-                cell.stoch_in.weight,
-            )
-            connected = adjoint.Adjoint(cell, self.after_first, weights, self.latent, first, old, stretched, hidden, raw)
+            cell = adjoint.CellBack(self.cell, old, stretched)
+            layer = (adjoint.Slope(hidden, self.after_first.scale), self.from_deter.weight)
+            connected = adjoint.Adjoint(cell, adjoint.LatentBack(self.latent, raw, self.posterior.output.weight, [layer]), first)
         return adjoint.chained(after.unflatten(0, shape), raw, walked, connected)
 
     def imagine_step(self, state: State, action: Tensor, noise: Tensor) -> State:
         """The prior state `[B, ...]` after one more action `[B, A]`, with noise `[B, G]`."""
         deter = self.cell(state.deter, state.stoch, self.cell.action_part(action))
         return State(deter, self.latent.sample(self.prior(deter), noise))
+
+    @property
+    def imagines_by_hand(self) -> bool:
+        """Whether `with_gradients` is known for this kind of model."""
+        return adjoint.applies(self.cell, self.latent, self.after_first, 1)
+
+    @torch.no_grad()
+    def imagine_traced(self, state: State, action: Tensor, noise: Tensor) -> tuple[State, Trace]:
+        """`imagine_step` without gradients, and what `with_gradients` needs of the step."""
+        assert isinstance(self.cell, BlockGru) and self.prior.output is not None
+        deter, parts = self.cell.step(state.deter, state.stoch, self.cell.action_part(action))
+        value, products = deter, []
+        for linear, after in zip(self.prior.hidden, self.prior.after, strict=True):
+            products.append(linear(value))
+            value = after(products[-1])
+        raw = self.prior.output(value)
+        return State(deter, self.latent.sample(raw, noise)), Trace(parts, products, raw)
+
+    def with_gradients(self, states: Sequence[State], traces: Sequence[Trace], action: Tensor) -> State:
+        """The states `[H, N, ...]` behind the first of these, with gradients by the actions that led to them; the weights have none.
+
+        Args:
+            states: H+1 times [N, ...], as `imagine_traced` found them.
+            traces: H, of these steps.
+            action: [H, N, A], with gradients.
+        """
+        assert isinstance(self.cell, BlockGru) and isinstance(self.latent, CategoricalLatent) and self.prior.output is not None
+        deter, stoch = torch.stack([s.deter for s in states]), torch.stack([s.stoch for s in states[1:]])
+        parts = (torch.stack([getattr(t.parts, f.name) for t in traces]) for f in fields(BlockParts))
+        cell = adjoint.CellBack(self.cell, deter[:-1], BlockParts(*parts))
+        products = (torch.stack([t.products[i] for t in traces]) for i in range(len(self.prior.hidden)))
+        layers = [
+            (adjoint.Slope(product, after.scale.detach()), linear.weight)
+            for product, after, linear in zip(products, self.prior.after, self.prior.hidden, strict=True)
+        ]
+        latent = adjoint.LatentBack(self.latent, torch.stack([t.raw for t in traces]), self.prior.output.weight, layers)
+        return State(*adjoint.imagined(self.cell.action_part(action), deter[1:], stoch, cell, latent))
 
     def _posterior(self, deter: Tensor, embedded: Tensor) -> Tensor:
         return self.posterior(self.after_first(self.from_deter(deter) + embedded))

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from wm_ros.models.rssm_layers import MemberLinear
 
+_LEAST_VARIANCE = 1e-14
+
 
 class Predictors(nn.Module):
     """M networks from a state's features and an action to the next latent's mean, each with weights of its own."""
@@ -43,4 +45,7 @@ class Predictors(nn.Module):
 
     def disagreement(self, feature: Tensor, action: Tensor) -> Tensor:
         """Standard deviation over the members `[...]`, mean over the latent's columns."""
-        return self(feature, action).std(0, correction=0).mean(-1)
+        predicted = self(feature, action)
+        # By hand: over the first dimension torch's own takes twenty times as long. Where all agree exactly, no gradient.
+        variance = (predicted - predicted.mean(0)).square().mean(0)
+        return variance.clamp(min=_LEAST_VARIANCE).sqrt().mean(-1)

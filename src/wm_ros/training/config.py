@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -106,6 +106,12 @@ def is_dreamer(name: str | Path) -> bool:
 def load_policy_or_dreamer(name: str | Path) -> PolicyConfig | DreamerAgentConfig:
     """`load_as` for Dreamer where the file has its part, else `load_policy`."""
     return load_as(name, DreamerAgentConfig) if is_dreamer(name) else load_policy(name)
+
+
+def load_for_bags(name: str | Path) -> PolicyConfig | DreamerAgentConfig:
+    """`load_policy_or_dreamer` for a training from bags alone: Dreamer without `explore`, since nobody goes and looks."""
+    agent = load_policy_or_dreamer(name)
+    return replace(agent, dreamer=replace(agent.dreamer, explore=0.0)) if isinstance(agent, DreamerAgentConfig) else agent
 
 
 def _parts(name: str | Path) -> set[str]:

@@ -68,6 +68,8 @@ class DreamerFitConfig:
     """Stretches begin at the state that was stored with the row before them when it came in or was last replayed (V3), or at zero."""
     explore_noise: float = 0.0
     """Standard deviation of noise on the actions that are recorded, in half ranges (V1)."""
+    explore_updates: int = 0
+    """Updates within which the weight of `dreamer.explore` falls to nothing, evenly; 0: it stays as it is (Plan2Explore)."""
     train_ratio: float = 512.0
     """Replayed rows for each that comes in; `batch` times `length` of them are one update."""
     warm_up: int = 1000
@@ -97,8 +99,8 @@ class DreamerFitConfig:
             raise ValueError("entropy, replay_value and explore_noise must not be negative")
         if min(self.batch, self.horizon, self.slow_every, self.max_skipped) < 1 or self.length < 2:
             raise ValueError("batch, horizon, slow_every and max_skipped must be at least 1, length at least 2")
-        if self.memory_bytes < 0:
-            raise ValueError("memory_bytes must not be negative")
+        if min(self.memory_bytes, self.explore_updates) < 0:
+            raise ValueError("memory_bytes and explore_updates must not be negative")
         if self.warm_up < self.length:
             raise ValueError(f"warm_up {self.warm_up} must be at least length {self.length}: stretches are drawn from it")
         if self.capacity < self.warm_up:
@@ -254,6 +256,12 @@ class DreamerLearner:
         """Running 5th and 95th percentile of the returns, not yet corrected for their beginning at zero."""
         self.updates = self.skipped = self._skipped_in_a_row = 0
 
+    @property
+    def explore(self) -> float:
+        """What a unit of the predictors' disagreement is worth in the next update."""
+        fades = self.fit.explore_updates
+        return self.config.explore * (max(0.0, 1.0 - self.updates / fades) if fades else 1.0)
+
     def draw_noise(self, generator: torch.Generator) -> Noise:
         """For one update."""
         fit, latent, actions = self.fit, self.networks.world.rssm.latent, len(self.networks.action_half)
@@ -289,12 +297,13 @@ class DreamerLearner:
             reached = State(seen.state.deter[last].flatten(0, 1), seen.state.stoch[last].flatten(0, 1))
             imagined = imagine(networks, reached, noise.prior, noise.action, through_dynamics=self.fit.reinforce < 1.0)
             recorded_last = data.each(lambda column: column[last])
-            if networks.predictors is not None:
+            explores = self.explore > 0.0
+            if explores:
                 surprise, bonus = self._predicted(seen, action, data.first)
                 recorded_last = replace(recorded_last, reward=recorded_last.reward + bonus[last])
             actor, critic, returns, range_ = self._behavior(imagined, seen.state.feature[last], recorded_last)
             gradients = self._gradients(["actor"], actor) | self._gradients(["world", "critic"], world.total + critic)
-            if networks.predictors is not None:
+            if explores:
                 gradients |= self._gradients(["predictors"], surprise)
             value, spread = returns.mean(), entropy(imagined.std.detach()).mean()
 
@@ -359,7 +368,7 @@ class DreamerLearner:
         follows = (~first[1:]).to(led.dtype)
         loss = (follows * self.networks.predictors.loss(before, led, reached)).mean()
         with torch.no_grad():
-            bonus = self.config.explore * follows * self.networks.predictors.disagreement(before, led)
+            bonus = self.explore * follows * self.networks.predictors.disagreement(before, led)
         return loss, torch.cat([torch.zeros_like(bonus[:1]), bonus])
 
     def _gradients(self, parts: list[str], loss: Tensor) -> dict[str, list[Tensor]]:
@@ -386,9 +395,9 @@ class DreamerLearner:
             else:
                 value = kind.mean(networks.critic(imagined.feature) if through_dynamics else output)
             reward = networks.world.reward(imagined.feature[1:])
-            if networks.predictors is not None:
+            if self.explore and networks.predictors is not None:
                 taken = networks.actor.limited(imagined.sample)
-                reward = reward + self.config.explore * networks.predictors.disagreement(imagined.feature[:-1], taken)
+                reward = reward + self.explore * networks.predictors.disagreement(imagined.feature[:-1], taken)
             discount = fit.discount * networks.world.going_on(imagined.feature[1:])
             returns = lambda_returns(reward, value[1:], discount, fit.return_lambda)
 
