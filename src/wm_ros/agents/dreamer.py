@@ -275,12 +275,13 @@ def imagine(
             model runs without. V3's parts have those by hand (`rssm_adjoint`), and the model's weights then have none.
     """
     actor, rssm = networks.actor, networks.world.rssm
-    by_hand = through_dynamics and rssm.imagines_by_hand
-    states, traces, means, stds, samples = [State(start.deter.detach(), start.stoch.detach())], [], [], [], []
+    by_hand = through_dynamics and rssm.known_by_hand
+    states, traces = [State(start.deter.detach(), start.stoch.detach())], []
+    features, means, stds, samples = [states[0].feature], [], [], []
     with torch.set_grad_enabled(through_dynamics and not by_hand):
         for noise, wiggle in zip(latent_noise.unbind(), action_noise.unbind(), strict=True):
             # V1 and V2 give the actor its features without gradient too: an action answers for what it does, not for what led to it.
-            mean, std = actor(states[-1].feature.detach())
+            mean, std = actor(features[-1].detach())
             sample = mean + std * wiggle
             if by_hand:
                 state, trace = rssm.imagine_traced(states[-1], actor.limited(sample), noise)
@@ -288,10 +289,11 @@ def imagine(
             else:
                 state = rssm.imagine_step(states[-1], actor.limited(sample), noise)
             states.append(state)
+            features.append(state.feature)
             means.append(mean)
             stds.append(std)
             samples.append(sample)
-    feature, sample = torch.stack([state.feature for state in states]), torch.stack(samples)
+    feature, sample = torch.stack(features), torch.stack(samples)
     if through_dynamics and not by_hand:
         return Imagination(feature, torch.stack(means), torch.stack(stds), sample)
     mean, std = actor(feature[:-1])  # the gradient of all steps in one batch

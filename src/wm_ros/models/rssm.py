@@ -155,7 +155,7 @@ class Rssm(nn.Module):
         """
         keep = (~first).to(action.dtype).unsqueeze(-1)
         parts, embedded = self.cell.action_part(action.clamp(-1.0, 1.0) * keep), self.from_embedded(embedded)
-        by_hand = torch.is_grad_enabled() and adjoint.applies(self.cell, self.latent, self.after_first, self.config.posterior_layers)
+        by_hand = torch.is_grad_enabled() and self.known_by_hand and self.config.posterior_layers == 1
         with torch.set_grad_enabled(torch.is_grad_enabled() and not by_hand), products_of(first.shape[1]):
             deter, stoch, raw = self._walk(start, parts, embedded, first, keep, noise)
         if by_hand:
@@ -208,9 +208,9 @@ class Rssm(nn.Module):
         return State(deter, self.latent.sample(self.prior(deter), noise))
 
     @property
-    def imagines_by_hand(self) -> bool:
-        """Whether `with_gradients` is known for this kind of model."""
-        return adjoint.applies(self.cell, self.latent, self.after_first, 1)
+    def known_by_hand(self) -> bool:
+        """Whether the gradient from step to step is, so that `imagine_traced` and `with_gradients` can be asked."""
+        return adjoint.applies(self.cell, self.latent, self.after_first)
 
     @torch.no_grad()
     def imagine_traced(self, state: State, action: Tensor, noise: Tensor) -> tuple[State, Trace]:
@@ -233,15 +233,16 @@ class Rssm(nn.Module):
             action: [H, N, A], with gradients.
         """
         assert isinstance(self.cell, BlockGru) and isinstance(self.latent, CategoricalLatent) and self.prior.output is not None
-        deter, stoch = torch.stack([s.deter for s in states]), torch.stack([s.stoch for s in states[1:]])
-        parts = (torch.stack([getattr(t.parts, f.name) for t in traces]) for f in fields(BlockParts))
-        cell = adjoint.CellBack(self.cell, deter[:-1], BlockParts(*parts))
-        products = (torch.stack([t.products[i] for t in traces]) for i in range(len(self.prior.hidden)))
-        layers = [
-            (adjoint.Slope(product, after.scale.detach()), linear.weight)
-            for product, after, linear in zip(products, self.prior.after, self.prior.hidden, strict=True)
-        ]
-        latent = adjoint.LatentBack(self.latent, torch.stack([t.raw for t in traces]), self.prior.output.weight, layers)
+        with torch.no_grad():
+            deter, stoch = torch.stack([s.deter for s in states]), torch.stack([s.stoch for s in states[1:]])
+            parts = (torch.stack([getattr(t.parts, f.name) for t in traces]) for f in fields(BlockParts))
+            cell = adjoint.CellBack(self.cell, deter[:-1], BlockParts(*parts))
+            products = (torch.stack([t.products[i] for t in traces]) for i in range(len(self.prior.hidden)))
+            layers = [
+                (adjoint.Slope(product, after.scale), linear.weight)
+                for product, after, linear in zip(products, self.prior.after, self.prior.hidden, strict=True)
+            ]
+            latent = adjoint.LatentBack(self.latent, torch.stack([t.raw for t in traces]), self.prior.output.weight, layers)
         return State(*adjoint.imagined(self.cell.action_part(action), deter[1:], stoch, cell, latent))
 
     def _posterior(self, deter: Tensor, embedded: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Slope:
 
 
 class CellBack:
-    """The way back through steps of the cell."""
+    """The way back through steps of the cell; made without gradients."""
 
     def __init__(self, cell: BlockGru, before: Tensor, parts: BlockParts) -> None:
         """
@@ -48,12 +48,12 @@ class CellBack:
             parts: [L, B, ...], of the cell's steps.
         """
         self._blocks, self._hidden = cell.blocks, cell.deter_in.out_features
-        self._into_state, self.into_action = cell.mixed.weight.detach().split((2 * self._hidden, self._hidden), dim=1)
-        self._deter_in, self._stoch_in = cell.deter_in.weight.detach(), cell.stoch_in.weight.detach()
-        self._into_gates, self._own = cell.gates.detach().transpose(1, 2), cell.own.detach().transpose(1, 2)
-        scales = torch.stack([cell.after_deter.scale, cell.after_stoch.scale]).detach()
+        self._into_state, self.into_action = cell.mixed.weight.split((2 * self._hidden, self._hidden), dim=1)
+        self._deter_in, self._stoch_in = cell.deter_in.weight, cell.stoch_in.weight
+        self._into_gates, self._own = cell.gates.transpose(1, 2), cell.own.transpose(1, 2)
+        scales = torch.stack([cell.after_deter.scale, cell.after_stoch.scale])
         self._after_inputs = Slope(torch.stack([parts.from_deter, parts.from_stoch], dim=-2), scales)
-        self._after_mixed = Slope(parts.mixed, cell.after_mixed.scale.detach())
+        self._after_mixed = Slope(parts.mixed, cell.after_mixed.scale)
         # new = deter + u (c - deter) with c = tanh(r k), r and u sigmoids.
         reset, k, update = parts.gates.unflatten(-1, (3, -1)).unbind(-2)
         r, u = torch.sigmoid(reset), torch.sigmoid(update - 1.0)
@@ -78,7 +78,7 @@ class CellBack:
 
 
 class LatentBack:
-    """The way back from samples to the deterministic part whose distributions they are drawn from."""
+    """The way back from samples to the deterministic part whose distributions they are drawn from; made without gradients."""
 
     def __init__(self, latent: CategoricalLatent, raw: Tensor, output: Tensor, layers: Sequence[tuple[Slope, Tensor]]) -> None:
         """
@@ -88,7 +88,7 @@ class LatentBack:
             output: [P, hidden], weights of the layer that gives them.
             layers: of each layer before it the slope behind the product and the product's weights, the first layer first.
         """
-        self._output, self._layers = output.detach(), [(slope, weight.detach()) for slope, weight in reversed(layers)]
+        self._output, self._layers = output, layers[::-1]
         self._unmixed = 1.0 - latent.unimix
         self._plain = (latent.probabilities(raw) - latent.unimix / latent.classes) / self._unmixed
 
@@ -202,6 +202,6 @@ def imagined(parts: Tensor, deter: Tensor, stoch: Tensor, cell: CellBack, latent
     return found
 
 
-def applies(cell: nn.Module, latent: object, after_first: Normed, posterior_layers: int) -> bool:
+def applies(cell: nn.Module, latent: object, after_first: Normed) -> bool:
     """Whether the gradient is known by hand: that of V3's parts is."""
-    return isinstance(cell, BlockGru) and isinstance(latent, CategoricalLatent) and after_first.is_rms_silu and posterior_layers == 1
+    return isinstance(cell, BlockGru) and isinstance(latent, CategoricalLatent) and after_first.is_rms_silu
