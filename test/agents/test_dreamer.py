@@ -178,10 +178,10 @@ def test_torch_and_onnxruntime_agree_over_a_rollout_of_500_steps(version: str, t
     assert worst < 1e-4 and np.std(actions, axis=0).min() > 1e-3
 
 
-@pytest.mark.parametrize("see", ["all", "images"])
-def test_with_cameras_torch_and_onnxruntime_agree_over_a_rollout_of_500_steps(see: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("see", "layers"), [("all", "convolutions"), ("images", "convolutions"), ("images", "patches")])
+def test_with_cameras_torch_and_onnxruntime_agree_over_a_rollout_of_500_steps(see: str, layers: str, tmp_path: Path) -> None:
     contract, whole = camera_arm(), config()
-    policy = DreamerController(contract, replace(whole, world=replace(whole.world, see=see, image_depth=4)))
+    policy = DreamerController(contract, replace(whole, world=replace(whole.world, see=see, image_depth=4, image_layers=layers)))
     policy.networks.initialize(torch.Generator().manual_seed(5))
     written = export.write(tmp_path / "controller.onnx", template(policy, contract), policy, contract, export.Origin(version=1, seed=5))
     assert written.parity < 1e-4
@@ -206,10 +206,12 @@ def test_with_cameras_torch_and_onnxruntime_agree_over_a_rollout_of_500_steps(se
     assert worst < 1e-4 and np.std(actions, axis=0).min() > 1e-3
 
 
-@pytest.mark.parametrize(("version", "see"), [("v3", "all"), ("v1", "images")])
-def test_what_cameras_will_show_is_imagined_with_the_policys_own_actions(version: str, see: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "see", "layers"), [("v3", "all", "convolutions"), ("v1", "images", "convolutions"), ("v3", "images", "patches")]
+)
+def test_what_cameras_will_show_is_imagined_with_the_policys_own_actions(version: str, see: str, layers: str, tmp_path: Path) -> None:
     contract, whole = camera_arm(), config(version)
-    policy = DreamerController(contract, replace(whole, world=replace(whole.world, see=see, image_depth=4)))
+    policy = DreamerController(contract, replace(whole, world=replace(whole.world, see=see, image_depth=4, image_layers=layers)))
     policy.networks.initialize(torch.Generator().manual_seed(5))
     written = export.write(tmp_path / "controller.onnx", template(policy, contract), policy, contract, export.Origin(version=1, seed=5))
     assert written.parity < 1e-4

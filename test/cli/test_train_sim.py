@@ -33,7 +33,6 @@ def test_ctrl_c_and_resume_give_what_an_uninterrupted_training_gives(
     whole = {name: (tmp_path / "run" / name).read_bytes() for name in ("returns.csv", "model.safetensors")}
     report = (tmp_path / "run" / "report.html").read_text()
     assert "training in simulation" in report and report.count("<svg") == 2
-    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
 
     step, steps = SimulatedTraining.step, []
 
@@ -53,7 +52,19 @@ def test_ctrl_c_and_resume_give_what_an_uninterrupted_training_gives(
     for name, data in whole.items():
         assert (tmp_path / "other" / name).read_bytes() == data
     assert run(["train", "--out", str(tmp_path / "other"), "--resume"]) == 0
-    assert "this training is finished" in capsys.readouterr().out
+    assert "finished after 300 frames: --resume with more --frames makes this training longer" in capsys.readouterr().out
+    for name, data in whole.items():
+        assert (tmp_path / "other" / name).read_bytes() == data
+
+
+def test_a_finished_training_made_longer_is_one_that_was_as_long_from_the_start(begin: list[str], tmp_path: Path) -> None:
+    long = [{"300": "400", str(tmp_path / "run"): str(tmp_path / "long")}.get(a, a) for a in begin]
+    assert run(long) == 0
+    short = ["200" if a == "300" else a for a in begin]
+    assert run(short) == 0
+    assert run(["train", "--out", str(tmp_path / "run"), "--resume", "--frames", "400"]) == 0
+    for name in ("returns.csv", "model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "long" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -90,14 +101,14 @@ def test_an_agent_with_a_wrong_field_is_refused_with_the_field(
         assert said in capsys.readouterr().err
 
 
-def test_another_number_of_frames_is_no_way_to_go_on(begin: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fewer_frames_are_no_way_to_go_on(begin: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def stop(self: SimulatedTraining) -> object:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SimulatedTraining, "step", stop)
         assert run(begin) == 130
-    assert run(["train", "--out", str(tmp_path / "run"), "--resume", "--frames", "400"]) == 2
-    assert "begun with another number of frames" in capsys.readouterr().err
+    assert run(["train", "--out", str(tmp_path / "run"), "--resume", "--frames", "200"]) == 2
+    assert "frames: 200 are fewer than the 300 of" in capsys.readouterr().err
     assert run(begin) == 2
     assert "has a training in it" in capsys.readouterr().err

@@ -8,16 +8,16 @@ import pytest
 import torch
 from small_dreamer import config
 
-from wm_ros.models.rssm_images import ImageDecoder, ImageEncoder, halvings, pixels, scaled
+from wm_ros.models.rssm_images import ImageDecoder, ImageEncoder, ImageSize, PatchDecoder, PatchEncoder, halvings, patches, pixels, scaled
 from wm_ros.models.rssm_layers import initialize
 from wm_ros.models.rssm_world import RssmWorld
 
-CAMERAS = {"front": (16, 16, 3), "wrist": (8, 16, 1)}
+CAMERAS: dict[str, ImageSize] = {"front": (16, 16, 3), "wrist": (8, 16, 1)}
 
 
-def world(see: str = "all") -> RssmWorld:
+def world(see: str = "all", layers: str = "convolutions", cameras: dict[str, ImageSize] = CAMERAS) -> RssmWorld:
     whole = config("v3")
-    made = RssmWorld(7, 3, whole.rssm, replace(whole.world, see=see, image_depth=4), CAMERAS)
+    made = RssmWorld(7, 3, whole.rssm, replace(whole.world, see=see, image_depth=4, image_layers=layers), cameras)
     made.initialize(torch.Generator().manual_seed(0))
     return made
 
@@ -51,11 +51,32 @@ def test_pictures_are_halved_until_four_pixels_are_left() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64, 3), (16, 32, 1), (48, 64, 3)])
-def test_a_decoder_gives_what_an_encoder_takes(size: tuple[int, int, int]) -> None:
-    encoder, decoder = ImageEncoder(size, 2, "rms", "silu"), ImageDecoder(11, size, 2, "rms", "silu")
+@pytest.mark.parametrize(("encode", "decode"), [(ImageEncoder, ImageDecoder), (PatchEncoder, PatchDecoder)])
+def test_a_decoder_gives_what_an_encoder_takes(encode: type, decode: type, size: tuple[int, int, int]) -> None:
+    encoder, decoder = encode(size, 2, "rms", "silu"), decode(11, size, 2, "rms", "silu")
     image = torch.zeros(2, 3, *size, dtype=torch.uint8)
     assert encoder(image).shape == (2, 3, encoder.outputs)
     assert decoder(torch.zeros(2, 3, 11)).shape == image.shape
+
+
+def test_patches_see_and_draw_at_their_own_place() -> None:
+    size = (64, 48, 3)
+    assert patches(size) == [4, 2] and patches((64, 64, 3)) == [4, 2, 2]
+    encoder, decoder = PatchEncoder(size, 2, "rms", "silu"), PatchDecoder(5, size, 2, "rms", "silu")
+    for part in (encoder, decoder):
+        initialize(part, torch.Generator().manual_seed(0))
+    image = torch.full((1, *size), 90, dtype=torch.uint8)
+    changed = image.clone()
+    changed[0, 37, 20, 1] = 200  # row 4 and column 2 of places that are 8 pixels wide
+    moved = (encoder(changed) - encoder(image)).view(8, 6, -1).abs().amax(-1)
+    assert moved[4, 2] > 0 and (moved > 0).sum() == 1
+    with torch.no_grad():
+        before = decoder(torch.zeros(1, 5))
+        decoder.first.bias.view(8, 6, -1)[4, 2] = torch.randn(8, generator=torch.Generator().manual_seed(1))
+        drawn = (decoder(torch.zeros(1, 5)) - before)[0].abs().amax(-1)
+    assert (drawn[32:40, 16:24] > 0).all() and drawn.count_nonzero() == 8 * 8
+    with pytest.raises(ValueError, match="8 x 16 are too small for patches: use convolutions"):
+        patches((8, 16, 3))
 
 
 def test_pixels_come_back_from_their_scale() -> None:
@@ -102,8 +123,9 @@ def test_the_loss_counts_pixels_beside_columns() -> None:
     }
 
 
-def test_pictures_of_one_batch_are_learned_by_heart() -> None:
-    model = world("images")
+@pytest.mark.parametrize("layers", ["convolutions", "patches"])
+def test_pictures_of_one_batch_are_learned_by_heart(layers: str) -> None:
+    model = world("images", layers, {"front": CAMERAS["front"]})
     smooth = {name: (torch.arange(12).view(4, 3, 1, 1, 1) * 20).expand(4, 3, *size).to(torch.uint8) for name, size in CAMERAS.items()}
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     losses = []

@@ -86,6 +86,20 @@ def test_a_stop_in_the_middle_of_an_episode_changes_nothing(tmp_path: Path) -> N
     assert isinstance(whole.looks[-1], DreamerLook) and whole.looks[-1].observation_loss > 0
 
 
+def test_a_finished_training_made_longer_is_one_that_was_as_long_from_the_start(tmp_path: Path) -> None:
+    first, second = folders(tmp_path)
+    whole = run(begin(first, frames=480))
+    short = run(begin(second))
+    short.finish()
+    short.done_with()
+    longer = run(simulated_kinds.resume(second, frames=480))  # type: ignore[arg-type]
+    assert whole.updates == longer.updates > short.updates > 10
+    found = longer._state()
+    for name, tensor in whole._state().items():
+        if name != "rest":
+            assert torch.equal(tensor, found[name]), name
+
+
 def test_pixels_are_learned_from_and_drive_and_a_stop_changes_nothing_there_either(tmp_path: Path) -> None:
     pictures_or_skip()
     whole, stopped = (simulated_kinds.begin(plan(160, 1, robot=watched(), see="images"), folder) for folder in folders(tmp_path))

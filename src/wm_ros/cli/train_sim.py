@@ -50,6 +50,7 @@ def train(options: Train, folder: Path, signing_key: SigningKey | None) -> int:
     print(f"mean return of the last evaluation {training.looks[-1].mean_return:.1f}")
     print(f"controller {folder / 'controller.onnx'}\nreport     {folder / 'report.html'}")
     print(f"metrics    {folder / 'metrics.json'}, metrics.csv, returns.csv")
+    print(f"to go on   wm-ros train --out {shlex.quote(str(options.out))} --resume --frames {2 * training.frames}")
     return 0
 
 
@@ -109,7 +110,7 @@ def _resumed(options: Train, folder: Path, signing_key: SigningKey | None, show:
     from wm_ros.training import config, simulated_kinds
     from wm_ros.training.simulated import CHECKPOINT
 
-    training = simulated_kinds.resume(folder, signing_key)
+    training = simulated_kinds.resume(folder, signing_key, options.frames)
     plan = training.plan
     named = bool(options.contract or options.env)
     refuse_others(
@@ -118,11 +119,13 @@ def _resumed(options: Train, folder: Path, signing_key: SigningKey | None, show:
             "contract": named and _contract(options)[0].canonical_json() != plan.contract,
             "agent": options.agent is not None and config.load_policy_or_dreamer(options.agent) != plan.agent,
             "seed": options.seed is not None and options.seed != plan.seed,
-            "number of frames": options.frames is not None and options.frames != plan.frames,
         },
     )
     warn_of_versions(plan.versions, show)
-    show.line(f"going on after {training.frames} of {plan.frames} frames")
+    if training.finished:
+        show.line(f"finished after {training.frames} frames: --resume with more --frames makes this training longer")
+    else:
+        show.line(f"going on after {training.frames} of {plan.frames} frames")
     return training
 
 

@@ -197,7 +197,7 @@ class SequenceBuffer:
         return {"added": self._added.copy(), **columns, **self.memories()}
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Takes over what `state` gave, of a buffer of the same sizes.
+        """Takes over what `state` gave, of a buffer of the same sizes; this one may have more capacity.
 
         Raises:
             ValueError: it is of other sizes.
@@ -206,3 +206,14 @@ class SequenceBuffer:
         for name, column in self._columns.items():
             column[:, : state[name].shape[1]] = state[name]
         self.recall(state)
+        held = state["reward"].shape[1]
+        if held < self.capacity:
+            self._unroll(held)
+
+    def _unroll(self, held: int) -> None:
+        """Rows that came back to the beginning when there were only `held` places follow the others."""
+        for world in np.nonzero(self._added > held)[0]:
+            oldest = int(self._added[world]) % held
+            for column in (*self._columns.values(), *self._remembered.values()):
+                column[world, :held] = np.roll(column[world, :held], -oldest, axis=0)
+            self._added[world] = held

@@ -8,7 +8,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,14 +140,22 @@ class SimulatedTraining:
         self._sums, self._summed = torch.zeros(4, dtype=torch.float64), 0
 
     @classmethod
-    def resume(cls, folder: Path, signing_key: SigningKey | None = None) -> SimulatedTraining:
-        """Goes on with the checkpoint in a folder.
+    def resume(cls, folder: Path, signing_key: SigningKey | None = None, frames: int | None = None) -> SimulatedTraining:
+        """Goes on with the checkpoint in a folder, also of a finished training.
+
+        Args:
+            folder: of the training.
+            signing_key: signs the controllers.
+            frames: to learn from in all; None: as many as before.
 
         Raises:
-            UserError: no checkpoint, or it is damaged.
+            UserError: no checkpoint, it is damaged, or the training has more frames already.
         """
         path = folder / CHECKPOINT
         plan, state = checkpoint.read_as(path, SimulatedPlan)
+        if frames is not None and frames < plan.frames:
+            raise UserError(f"frames: {frames} are fewer than the {plan.frames} of {path}: give more to make it longer, or leave them away")
+        plan = plan if frames is None else replace(plan, frames=frames)
         training = cls(plan, folder, signing_key)
         try:
             training._restore(state)
@@ -289,8 +297,8 @@ class SimulatedTraining:
             write_atomically(self.folder / "metrics.json", json.dumps(metrics, indent=1).encode())
 
     def done_with(self) -> None:
-        """Everything is written: the checkpoint goes."""
-        for path in (self.folder / CHECKPOINT, *self.folder.glob(f".{CHECKPOINT}.*")):  # the latter from writes that were killed
+        """Everything is written. The checkpoint stays, so that the training can be made longer; what killed writes left of others goes."""
+        for path in self.folder.glob(f".{CHECKPOINT}.*"):
             path.unlink(missing_ok=True)
 
     # ---- acting and learning: what another learner than the soft actor-critic does in its own way ----------------------

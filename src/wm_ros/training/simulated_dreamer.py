@@ -62,7 +62,8 @@ class DreamerTraining(SimulatedTraining):
         self._cameras = self.learner.networks.world.images
         options = ReplayOptions(fit.memory_bytes, self.folder / "replay")
         size = (contract.observation_size, contract.action_size)
-        self._buffer = SequenceBuffer(capacity, *size, worlds, self._cameras, options, self.learner.kept())
+        rows = min(fit.capacity, capacity + worlds + capacity // contract.episode_ticks)  # an episode has one more than actions
+        self._buffer = SequenceBuffer(rows, *size, worlds, self._cameras, options, self.learner.kept())
         for i, observation in enumerate(self._fleet.observation):
             self._buffer.begin(i, observation, self._seen_by(i, self._fleet.images))
         begin = self.learner.networks.world.rssm.start(worlds)
@@ -137,7 +138,7 @@ class DreamerTraining(SimulatedTraining):
         """Observations are compressed in the networks, not normalized."""
 
     def done_with(self) -> None:
-        """See `SimulatedTraining.done_with`; pictures in files go too."""
+        """See `SimulatedTraining.done_with`; pictures in files go: the checkpoint holds them."""
         super().done_with()
         for path in (self.folder / "replay").glob("*.bin"):
             path.unlink(missing_ok=True)

@@ -17,9 +17,9 @@ def begin(plan: SimulatedPlan, folder: Path, signing_key: SigningKey | None = No
     return _kind(plan)(plan, folder, signing_key)
 
 
-def resume(folder: Path, signing_key: SigningKey | None = None) -> SimulatedTraining:
+def resume(folder: Path, signing_key: SigningKey | None = None, frames: int | None = None) -> SimulatedTraining:
     """See `SimulatedTraining.resume`."""
-    return _kind(checkpoint.read_plan(folder / CHECKPOINT, SimulatedPlan)).resume(folder, signing_key)
+    return _kind(checkpoint.read_plan(folder / CHECKPOINT, SimulatedPlan)).resume(folder, signing_key, frames)
 
 
 def _kind(plan: SimulatedPlan) -> type[SimulatedTraining]:
