@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -80,17 +80,18 @@ class Latency:
     """Median of one inference, as measured when the controller was written."""
 
 
-def run(quick: bool, minutes: float | None = None) -> Iterator[Result]:
+def run(quick: bool, minutes: float | None = None, rates_hz: Sequence[float] = RATES_HZ) -> Iterator[Result]:
     """Every rate, driver and load, each beside an echo measured just before it; figures come as they are measured.
 
     Args:
         quick: 100 Hz on the machine as it is, three seconds each.
         minutes: of each run; 10 s where it is not given.
+        rates_hz: to be measured, unless it is to be quick.
     """
     seconds = 3.0 if quick else 60.0 * minutes if minutes is not None else 10.0
     with own_domain(None, "bench loop") as domain, tempfile.TemporaryDirectory(prefix="wm_ros_bench_") as folder:
         environment = {**SINGLE_THREAD, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-        for rate in QUICK_RATES_HZ if quick else RATES_HZ:
+        for rate in QUICK_RATES_HZ if quick else rates_hz:
             bench = _Bench(Path(folder) / f"{rate:g}", rate, seconds, environment)
             for loaded in (False,) if quick else (False, True):
                 echo = bench.echo("events", loaded)

@@ -69,6 +69,27 @@ def test_an_interrupted_benchmark_keeps_the_figures_that_it_has(
     assert "| first | 2 | 4 | ms |" in (tmp_path / "long.md").read_text() and not (tmp_path / "never.md").exists()
 
 
+def test_some_rates_are_measured_and_the_figures_of_the_others_stay(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(quick: bool, rates_hz: tuple[float, ...] = (50.0, 100.0)) -> Iterator[bench.Result]:
+        for rate in rates_hz:
+            yield bench.Result(f"{rate:g} Hz", 1000.0 / rate / len(rates_hz), 4.0, "other 1", "ms", higher_is_better=False)
+
+    module = ModuleType("a_loop")
+    module.measure = measure  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "a_loop", module)
+    monkeypatch.setattr(bench, "BENCHMARKS", {"loop": "a_loop:measure"})
+    assert main.run(["bench", "loop", "--write", str(tmp_path)]) == 0
+    assert main.run(["bench", "loop", "--rates", "100", "--write", str(tmp_path)]) == 0
+    text = (tmp_path / "loop.md").read_text()
+    assert "| 50 Hz | 10 | 4 | ms |" in text and "| 100 Hz | 10 | 4 | ms |" in text and text.count("100 Hz") == 1
+    assert [record["ours"] for record in json.loads((tmp_path / "loop.json").read_text())] == [10.0, 10.0]
+    capsys.readouterr()
+    assert main.run(["bench", "loop", "--rates", "0"]) == 2
+    assert "--rates is for loop, above 0" in capsys.readouterr().err
+
+
 def test_every_registered_benchmark_can_be_loaded() -> None:
     for name in bench.BENCHMARKS:
         assert all(callable(found) for found in bench._load(name))

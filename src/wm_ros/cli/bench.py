@@ -78,10 +78,12 @@ class Bench:
     """Ends within a minute on two cores."""
     minutes: float | None = None
     """loop: of each of its runs; 10 s where it is not given."""
+    rates: tuple[float, ...] = ()
+    """loop: these control rates alone, in Hz; what --write finds of the others stays."""
     json: bool = False
     """Print a JSON list of records in place of a table."""
     write: Path | None = None
-    """Folder for one Markdown table per benchmark."""
+    """Folder for one Markdown table per benchmark, and its records as JSON."""
 
     def run(self) -> int:
         """Runs the chosen benchmarks and prints what they found."""
@@ -91,8 +93,12 @@ class Bench:
         names = sorted(BENCHMARKS) if self.name == "all" else [self.name]
         if self.minutes is not None and (names != ["loop"] or self.quick or not self.minutes > 0):
             raise UserError("bench: --minutes is for loop, above 0 and without --quick: wm-ros bench loop --minutes 10")
+        if self.rates and (names != ["loop"] or self.quick or min(self.rates) <= 0):
+            raise UserError("bench: --rates is for loop, above 0 and without --quick: wm-ros bench loop --rates 50 100")
         loaded = {name: _load(name) for name in names}
-        options = {} if self.minutes is None else {"minutes": self.minutes}
+        options: dict[str, Any] = {} if self.minutes is None else {"minutes": self.minutes}
+        if self.rates:
+            options["rates_hz"] = self.rates
         found: list[dict[str, Any]] = []
         try:
             for name, (function, page) in loaded.items():
@@ -104,14 +110,23 @@ class Bench:
                 finally:
                     found += records
                     if self.write is not None and records:
-                        self.write.mkdir(parents=True, exist_ok=True)
-                        (self.write / f"{name}.md").write_text(f"# {name}\n\n{page(records)}\n", encoding="utf-8")
+                        self._publish(self.write, name, records, page)
         except KeyboardInterrupt:
             where = "" if self.write is None else f", which are in {self.write}"
             raise KeyboardInterrupt(f"{len(found)} figures were measured{where}") from None
         finally:
             print(json.dumps(found, indent=2) if self.json else table(found))
         return 0
+
+
+    def _publish(self, folder: Path, name: str, records: list[dict[str, Any]], page: Callable[[list[dict[str, Any]]], str]) -> None:
+        kept = folder / f"{name}.json"
+        if self.rates and kept.is_file():
+            new = {record["name"] for record in records}
+            records = [record for record in json.loads(kept.read_text(encoding="utf-8")) if record["name"] not in new] + records
+        folder.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(records, indent=1), encoding="utf-8")
+        (folder / f"{name}.md").write_text(f"# {name}\n\n{page(records)}\n", encoding="utf-8")
 
 
 def _load(name: str) -> tuple[Callable[..., Iterable[Result]], Callable[[list[dict[str, Any]]], str]]:
