@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -101,14 +102,23 @@ def test_an_agent_with_a_wrong_field_is_refused_with_the_field(
         assert said in capsys.readouterr().err
 
 
-def test_fewer_frames_are_no_way_to_go_on(begin: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_can_end_sooner_but_not_before_what_it_has_learned_from(
+    begin: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = SimulatedTraining.step
+
     def stop(self: SimulatedTraining) -> object:
-        raise KeyboardInterrupt
+        if self.frames == 220:
+            raise KeyboardInterrupt
+        return step(self)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SimulatedTraining, "step", stop)
         assert run(begin) == 130
-    assert run(["train", "--out", str(tmp_path / "run"), "--resume", "--frames", "200"]) == 2
-    assert "frames: 200 are fewer than the 300 of" in capsys.readouterr().err
+    resume = ["train", "--out", str(tmp_path / "run"), "--resume", "--frames"]
+    assert run([*resume, "200"]) == 2
+    assert "frames: 200, and" in (said := capsys.readouterr().err) and "has learned from 220: give at least as many" in said
     assert run(begin) == 2
     assert "has a training in it" in capsys.readouterr().err
+    assert run([*resume, "240"]) == 0
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["frames"] == 240

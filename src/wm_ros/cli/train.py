@@ -66,7 +66,7 @@ class Train:
     action_repeat: int | None = None
     """With --env, environment steps per action; by default 2 for dm_control, 1 for Gymnasium."""
     frames: int | None = None
-    """With --sim, physics frames or environment steps to learn from, of all simulators together; by default 100000."""
+    """With --sim, physics frames or environment steps to learn from, all simulators together, by default 100000; with --resume, in all."""
     simulators: int = 1
     """With --sim, worlds that are driven side by side."""
     evaluate_every: int = 10_000

@@ -149,16 +149,16 @@ class SimulatedTraining:
             frames: to learn from in all; None: as many as before.
 
         Raises:
-            UserError: no checkpoint, it is damaged, or the training has more frames already.
+            UserError: no checkpoint, it is damaged, or the training has had more frames already.
         """
         path = folder / CHECKPOINT
         plan, state = checkpoint.read_as(path, SimulatedPlan)
-        if frames is not None and frames < plan.frames:
-            raise UserError(f"frames: {frames} are fewer than the {plan.frames} of {path}: give more to make it longer, or leave them away")
-        plan = plan if frames is None else replace(plan, frames=frames)
-        training = cls(plan, folder, signing_key)
         try:
-            training._restore(state)
+            rest = json.loads(state["rest"].numpy().tobytes())
+            if frames is not None and frames < min(plan.frames, rest["counters"][0]):
+                raise UserError(f"frames: {frames}, and {path} has learned from {rest['counters'][0]}: give at least as many")
+            training = cls(plan if frames is None else replace(plan, frames=frames), folder, signing_key)
+            training._restore(state, rest)
         except (KeyError, RuntimeError, ValueError, IndexError) as error:
             raise UserError(f"{path}: damaged: {str(error).splitlines()[0]}: begin anew in another folder") from None
         return training
@@ -385,13 +385,13 @@ class SimulatedTraining:
         })
         return state | {"sums": self._sums.clone(), "rest": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
 
-    def _restore(self, state: dict[str, torch.Tensor]) -> None:
+    def _restore(self, state: dict[str, torch.Tensor], rest: dict[str, Any]) -> None:
+        """Takes over the tensors of `_state`, and its plain values."""
         self.learner.restore(below(state, "learner"))
         self._fleet.restore({k: v.numpy() for k, v in below(state, "fleet").items()})
         self._buffer.restore({k: v.numpy() for k, v in below(state, "buffer").items()})
         self._statistics.restore({k: v.numpy() for k, v in below(state, "statistics").items()})
         self._normalize()
-        rest = json.loads(state["rest"].numpy().tobytes())
         self._rng.bit_generator.state = rest["rng"]
         self.frames, self.updates, self._owed, self._seconds, self._summed = rest["counters"]
         self.episodes = [EpisodeRow(*row) for row in rest["episodes"]]

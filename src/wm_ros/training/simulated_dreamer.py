@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -147,8 +147,8 @@ class DreamerTraining(SimulatedTraining):
         acting = {f"acting.{name}": held.clone() for name, held in self._carry.items()}
         return super()._state() | acting | {"model_sums": self._model_sums.clone(), "generator": self._generator.get_state()}
 
-    def _restore(self, state: dict[str, torch.Tensor]) -> None:
-        super()._restore(state)
+    def _restore(self, state: dict[str, torch.Tensor], rest: dict[str, Any]) -> None:
+        super()._restore(state, rest)
         self._carry = {name: state[f"acting.{name}"].clone() for name in self._carry}
         self._model_sums = state["model_sums"].clone()
         self._generator.set_state(state["generator"])

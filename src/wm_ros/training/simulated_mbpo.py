@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -68,6 +68,6 @@ class MbpoTraining(SimulatedTraining):
     def _state(self) -> dict[str, torch.Tensor]:
         return super()._state() | joined({"imagination": self.imagination.state()})
 
-    def _restore(self, state: dict[str, torch.Tensor]) -> None:
-        super()._restore(state)
+    def _restore(self, state: dict[str, torch.Tensor], rest: dict[str, Any]) -> None:
+        super()._restore(state, rest)
         self.imagination.restore(below(state, "imagination"))
