@@ -21,6 +21,7 @@ from wm_ros.contract.errors import UserError
 from wm_ros.contract.schema import Contract
 from wm_ros.runtime.acting_graph import acting_graph
 from wm_ros.runtime.answer import Answer
+from wm_ros.runtime.cameras import PictureWait
 from wm_ros.runtime.control_loop import ControlLoop
 from wm_ros.runtime.controller import ControllerSession
 from wm_ros.runtime.engine import Inference
@@ -223,6 +224,68 @@ def test_lockstep_waits_for_the_picture_of_its_tick(tmp_path: Path, every: int) 
         assert bench.acted.empty()
     finally:
         bench.loop.close()
+
+
+# ---- waiting for a picture in real time ---------------------------------------------------------------------------------
+
+
+class Waiting:
+    """Vectors at every tick, pictures when the test says so; times in milliseconds."""
+
+    def __init__(self, contract: Contract = CONTRACT, longest: float = 14.0) -> None:
+        self.wait = PictureWait(contract, round(longest * MS))
+        self.shown = 0.0
+
+    def at(self, now: float, vector: float, picture: float | None = None, looked_at: tuple[str, ...] = ("camera",)) -> float | None:
+        """When the newest vector was taken that may be acted on; None where it is held."""
+        self.shown = self.shown if picture is None else picture
+        seen = Observation(VECTOR, round(vector * MS), 0, shade(0), {"camera": round((vector - self.shown) * MS)})
+        ready = self.wait.come(seen, round(now * MS), looked_at)
+        return None if ready is None else ready[0].stamp_ns / MS
+
+    def begun(self) -> Waiting:
+        """Two pictures have come, so that their interval is known: a tick of 20 ms."""
+        assert self.at(0, 0, picture=0) == 0 and self.at(29, 20, picture=20) == 20
+        return self
+
+
+def test_a_tick_waits_for_its_picture_and_goes_on_with_it() -> None:
+    waiting = Waiting().begun()
+    assert waiting.at(40, 40) is None and waiting.wait.holds
+    assert waiting.wait.patience_over(53 * MS) is None
+    assert waiting.at(49, 40, picture=40) == 40 and not waiting.wait.holds
+    assert waiting.at(60, 60) is None
+    assert waiting.at(65, 65) is None, "a newer vector waits for the same picture"
+    assert waiting.at(69, 65, picture=60) == 65
+
+
+def test_a_picture_that_does_not_come_is_waited_for_no_longer_than_allowed() -> None:
+    waiting = Waiting().begun()
+    assert waiting.at(40, 40) is None
+    ready = waiting.wait.patience_over(54 * MS)
+    assert ready is not None and (ready[0].stamp_ns, ready[1]) == (40 * MS, 40 * MS)
+    assert waiting.wait.patience_over(55 * MS) is None
+    assert waiting.at(60, 60) is None
+    assert waiting.at(75, 75) == 75, "the time has run out, whatever has come meanwhile"
+
+
+def test_a_slower_camera_is_not_waited_for_between_its_pictures() -> None:
+    waiting = Waiting()
+    assert waiting.at(0, 0, picture=0) == 0
+    assert waiting.at(45, 40, picture=40) == 40
+    assert waiting.at(60, 60) == 60
+    assert waiting.at(80, 80) is None
+    assert waiting.at(84, 80, picture=80) == 80
+
+
+def test_nothing_is_waited_for_that_nobody_looks_at_or_that_no_stamp_tells_of() -> None:
+    assert Waiting().begun().at(40, 40, looked_at=()) == 40
+    assert Waiting(longest=0.0).begun().at(40, 40) == 40
+    received = Waiting(with_camera(clock="receive")).begun()
+    assert received.at(40, 40) == 40
+    after_a_jump = Waiting().begun()
+    after_a_jump.wait.forget()
+    assert after_a_jump.at(40, 40) == 40
 
 
 # ---- the assembler ----------------------------------------------------------------------------------------------------

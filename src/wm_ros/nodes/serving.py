@@ -14,13 +14,13 @@ from std_srvs.srv import Trigger
 
 from wm_ros.contract import announcements
 from wm_ros.contract.announcements import ControllerNotice
-from wm_ros.contract.assembler import Assembler, BadMessage
+from wm_ros.contract.assembler import Assembler, BadMessage, Observation
 from wm_ros.contract.errors import UserError
 from wm_ros.nodes import base, messages
 from wm_ros.nodes.base import Param
 from wm_ros.runtime.affinity import parse_cpus, pin
 from wm_ros.runtime.answer import Answer
-from wm_ros.runtime.cameras import missing_channels
+from wm_ros.runtime.cameras import PictureWait, missing_channels
 from wm_ros.runtime.confinement import inside
 from wm_ros.runtime.control_loop import ControlLoop
 from wm_ros.runtime.controller import ControllerSession
@@ -47,6 +47,9 @@ class ServingNode(base.WmNode):
         "threads": Param(base.default_threads(), "Threads of one inference", low=1, high=256),
         "engine": Param("onnxruntime", "What computes the controller; openvino needs the package of that name", choices=ENGINES),
         "precision": Param("f32", "Of the matrix products; bf16 needs engine openvino and is for large networks", choices=PRECISIONS),
+        "picture_wait_periods": Param(
+            0.7, "Real time: a tick waits at most so many control periods for a picture taken by then; 0: never", low=0.0, high=1.0
+        ),
         "cpu_affinity": Param("", "Processors for inference, such as 0,2-3; empty: all"),
         **base.REAL_TIME,
     }
@@ -91,6 +94,10 @@ class ServingNode(base.WmNode):
             served=self._served,
             fallback=self.fall_back,
         )
+        longest_ns = 0 if self.lockstep else round(self.param("picture_wait_periods") * self.contract.control.period_ns)
+        self._wait = PictureWait(self.contract, longest_ns)
+        if self.contract.images and longest_ns:
+            self._patience = self.create_timer(1e-9 * longest_ns, self._on_patience_over, autostart=False)
         for channel in self.contract.observation:
             self.create_subscription(
                 messages.message_class(channel.type),
@@ -135,13 +142,32 @@ class ServingNode(base.WmNode):
             if bad.reason != "backwards" or now - self._usable_ns < gone_ns:
                 return
             self._assembler.reset()
+            self._wait.forget()
             self._assembler.update(channel, message, now)
         self._usable_ns = now
         self._complaints.pop(channel, None)
         observation = self._assembler.observe()
         if observation is not None:
             self._observed_ns = observation.received_ns
-            self._loop.offer(observation, now)
+            self._offer(self._loop, observation, now)
+
+    def _offer(self, loop: ControlLoop, observation: Observation, now: int) -> None:
+        """Gives the loop the observation: at once, or when its picture has come."""
+        looked_at = () if loop.session is None else loop.session.cameras
+        held_before = self._wait.holds
+        ready = self._wait.come(observation, now, looked_at)
+        if ready is not None:
+            loop.offer(*ready)
+        elif not held_before:
+            self._patience.reset()
+
+    def _on_patience_over(self) -> None:
+        self._patience.cancel()
+        ready = self._wait.patience_over(base.steady_ns())
+        if ready is None and self._wait.holds:  # a newer one
+            self._patience.reset()
+        if ready is not None and self.active and self._loop is not None:
+            self._loop.offer(*ready)
 
     def _on_model(self, message: String) -> None:
         if self.param("controller"):
