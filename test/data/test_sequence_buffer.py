@@ -57,15 +57,16 @@ def test_what_was_stored_goes_on_as_the_original(rows: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [12, 33])
-def test_more_room_keeps_what_was_stored_in_its_order(rows: int) -> None:
-    roomy = SequenceBuffer(80, 2, 1, 2)
-    roomy.restore(filled(rows=rows).state())
+@pytest.mark.parametrize("room", [9, 40])
+def test_another_capacity_keeps_the_newest_rows_in_their_order(room: int, rows: int) -> None:
+    other = SequenceBuffer(2 * room, 2, 1, 2)
+    other.restore(filled(rows=rows).state())
     for k in range(rows, rows + 6):
         for w in range(2):
-            roomy.add(w, np.array([k], np.float32), float(k), np.array([w, k], np.float32), False)
-    drawn = roomy.sample(np.random.default_rng(0), 1000, 5)
-    kept = min(rows, 20) + 6
-    assert len(roomy) == 2 * kept and set(drawn.observation[:, 0, 1]) == set(range(rows + 6 - kept, rows + 2))
+            other.add(w, np.array([k], np.float32), float(k), np.array([w, k], np.float32), False)
+    drawn = other.sample(np.random.default_rng(0), 1000, 5)
+    kept = min(min(rows, 20, room) + 6, room)
+    assert len(other) == 2 * kept and set(drawn.observation[:, 0, 1]) == set(range(rows + 6 - kept, rows + 2))
     np.testing.assert_array_equal(np.diff(drawn.observation[..., 1]), 1)
 
 

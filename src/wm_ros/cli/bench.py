@@ -118,7 +118,6 @@ class Bench:
             print(json.dumps(found, indent=2) if self.json else table(found))
         return 0
 
-
     def _publish(self, folder: Path, name: str, records: list[dict[str, Any]], page: Callable[[list[dict[str, Any]]], str]) -> None:
         kept = folder / f"{name}.json"
         if self.rates and kept.is_file():

@@ -197,23 +197,20 @@ class SequenceBuffer:
         return {"added": self._added.copy(), **columns, **self.memories()}
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Takes over what `state` gave, of a buffer of the same sizes; this one may have more capacity.
+        """Takes over what `state` gave, of a buffer of the same sizes; of another capacity, the newest rows that there is room for.
 
         Raises:
             ValueError: it is of other sizes.
         """
-        self._added = state["added"].copy()
-        for name, column in self._columns.items():
-            column[:, : state[name].shape[1]] = state[name]
-        self.recall(state)
-        held = state["reward"].shape[1]
-        if held < self.capacity:
-            self._unroll(held)
-
-    def _unroll(self, held: int) -> None:
-        """Rows that came back to the beginning when there were only `held` places follow the others."""
-        for world in np.nonzero(self._added > held)[0]:
-            oldest = int(self._added[world]) % held
-            for column in (*self._columns.values(), *self._remembered.values()):
-                column[world, :held] = np.roll(column[world, :held], -oldest, axis=0)
-            self._added[world] = held
+        added, held = state["added"], state["reward"].shape[1]
+        columns = {**self._columns, **self._remembered}
+        if held == self.capacity or added.max() <= held < self.capacity:
+            self._added = added.copy()
+            for name, column in columns.items():
+                column[:, :held] = state[name]
+            return
+        for world, count in enumerate(added.tolist()):
+            rows = (np.arange(max(0, count - held), count) % held)[-self.capacity :]
+            for name, column in columns.items():
+                column[world, : len(rows)] = state[name][world, rows]
+            self._added[world] = len(rows)
